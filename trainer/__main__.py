@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one per core")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="state after each epoch; resumed from if it exists"
+        "--checkpoint", type=Path, metavar="FILE", help="keeps the state; if it exists, training goes on from it"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per epoch")
     options = parser.parse_args(arguments)
@@ -80,7 +80,7 @@ def print_epoch(result: EpochResult, *, as_json: bool) -> None:
 
         print(json.dumps(asdict(result)), flush=True)
         return
-    trained = "-" if result.train_accuracy is None else f"{result.train_accuracy:.2%}"  # "-": in an older result
+    trained = "-" if result.train_accuracy is None else f"{result.train_accuracy:.2%}"  # an older result has none
     print(
         f"{result.epoch:5d}  {result.train_loss:10.4f}  {trained:>10}  {result.val_loss:8.4f}"
         f"  {result.val_accuracy:8.2%}  {result.seconds:7.1f}  {result.images_per_second:10.0f}",

@@ -33,8 +33,8 @@ ERASE_ASPECT = (0.3, 3.3)
 
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
-"""Aspect ratio of a random resized crop, and the number of draws of which the first that fits is used. If none fits,
-the whole picture is used (torchvision's RandomResizedCrop)."""
+"""Aspect ratio of a random resized crop, and the number of crops that are drawn for a picture. The first crop that fits
+into the picture is used; if none fits, the whole picture (torchvision's RandomResizedCrop)."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def without_background(image: Image.Image) -> Image.Image:
-    """The picture in RGB, its background black by GrabCut (Rother et al., 2004), found at 128 px or less.
+    """The picture in RGB with a black background, found by GrabCut (Rother et al., 2004) in a copy of at most 128 px.
 
-    The outer twentieth of each side counts as background. If nothing else is left, or a side has less than 8 px, the
-    picture stays as it is.
+    The outer twentieth of each side counts as background. If GrabCut finds no foreground, or a side of the copy has
+    less than 8 px, the picture stays as it is.
     """
     pixels = np.asarray(image.convert("RGB"))
     height, width = pixels.shape[:2]

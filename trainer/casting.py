@@ -27,7 +27,7 @@ class HalfWeights:
         self.weights = [weight for layer in layers for weight in layer.parameters()]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of images [batch, channels, size, size]; outside of autocast, those of the model as it is."""
+        """Logits of images [batch, channels, size, size]. Outside of autocast, the weights are not cast."""
         kind = images.device.type
         logits: torch.Tensor
         if not torch.is_autocast_enabled(kind):

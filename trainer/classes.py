@@ -29,7 +29,7 @@ def are_measured(values: Iterable[str]) -> bool:
 
 def may_be_classes(values: Sequence[str]) -> bool:
     """Whether values may be classes. Names of splits, values that hardly repeat (captions, checksums) and measured
-    numbers are none."""
+    numbers are not classes."""
     found = set(values)
     if are_measured(found) or len(found) > max(2, len(values) / 2):
         return False
@@ -37,7 +37,7 @@ def may_be_classes(values: Sequence[str]) -> bool:
 
 
 def combined(values: Iterable[str]) -> list[str]:
-    """The different values that are several others together, sorted: "cat,dog", "['cat', 'dog']", "cat|dog"."""
+    """The different values that combine several of the other values, sorted: "cat,dog", "['cat', 'dog']", "cat|dog"."""
     parts_of = {value: _parts(value) for value in set(values)}
     single = {parts[0] for parts in parts_of.values() if len(parts) == 1}
     return sorted(value for value, parts in parts_of.items() if len(parts) > 1 and single.issuperset(parts))

@@ -1,4 +1,4 @@
-"""Frozen values: the recipe. Those of the pictures are in trainer.data_config. Without torch."""
+"""Frozen values of the recipe; trainer.data_config has those of the pictures. Without torch."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ class TrainConfig(FrozenModel):
     """Decay per step of an exponential moving average of the weights. The average is evaluated and exported instead of
     the weights. In the first steps the decay is (1 + step) / (10 + step) if that is smaller. 0: no average."""
     patience: int | None = Field(None, ge=1)
-    """Epochs without a better validation accuracy after which a training ends, whatever search.objective is. Default:
-    never early."""
+    """A training ends after this many epochs without a better validation accuracy, whatever search.objective is.
+    Default: it never ends early."""
 
     schedule: Literal["constant", "cosine", "step", "milestones", "warm_restarts", "plateau"] = "cosine"
     """Learning rate after the warm-up. constant: it stays. cosine: half a cosine, down to lr_min_ratio. step: it is

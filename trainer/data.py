@@ -81,7 +81,8 @@ class Dataset:
     duplicates: tuple[Duplicate, ...]
     """Pairs of files with the same bytes."""
     misread: Mapping[str, str] = field(default_factory=dict)
-    """Name -> reason why a plain ``Image.open(file).convert("RGB")`` reads other pixels: a key of READ_RIGHT."""
+    """Name -> reason why a plain ``Image.open(file).convert("RGB")`` reads other pixels: a key of
+    ``trainer.pictures.READ_RIGHT``."""
     notices: tuple[str, ...] = ()
     """A sentence for everything in the folder that was ignored or may have another meaning; empty after
     ``open_data``."""

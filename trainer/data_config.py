@@ -52,8 +52,9 @@ class DataConfig(FrozenModel):
     """Height and width in pixels of the model's input."""
     cache_size: int | None = Field(None, ge=9, le=2048)
     """Height and width in pixels of the cached pictures, above image_size. random_crop and random_resized_crop cut
-    training pictures from them, and what a rotation or a shift uncovers comes from their margin. Validation, exports
-    and plain epochs use the centre, as with crop_pct = image_size / cache_size. Default: image_size, no margin."""
+    training pictures from them, and their margin fills the parts that a rotation or a shift uncovers. Validation,
+    exports and plain epochs use the centre, as with crop_pct = image_size / cache_size. Default: image_size, no
+    margin."""
     resize: Literal["crop", "squash"] = "crop"
     """crop: shorter side to image_size, then the centre square. squash: both sides to image_size."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"

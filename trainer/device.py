@@ -74,7 +74,7 @@ def is_of_the_device(error: Exception) -> bool:
 def best_kind() -> Literal["cuda", "cpu"]:
     """Cuda if torch finds a GPU, with CUDA_ENVIRONMENT set; else cpu."""
     os.environ |= CUDA_ENVIRONMENT
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi; CUDA begins with the fastest
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers as in nvidia-smi; by default the fastest is 0
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -265,7 +265,7 @@ class Device:
             reason = f"{config.optimizer} computes a part of each step on the host"
         elif micro_batches > 1:
             reason = "a graph has memory of its own, and memory is short"
-        return not reason, f"kernel by kernel: {reason}" if reason else "replays of a CUDA graph, after the first four"
+        return not reason, f"kernel by kernel: {reason}" if reason else "replays of a CUDA graph, after four steps"
 
     @property
     def _has_bf16(self) -> bool:

@@ -19,7 +19,7 @@ INSTEAD = (
     (rb"\x89HDF\r\n", "HDF5: write its pictures to files"),
     (rb"PK\x03\x04|Rar!|7z\xbc\xaf\x27\x1c|.{257}ustar", "an archive or an office document: extract the pictures"),
 )
-"""Pairs of a pattern at the beginning of a file, and a clause."""
+"""Pairs: a pattern at the beginning of a file, and a clause that says what the file is, with the cure."""
 
 
 def instead(content: bytes) -> str:

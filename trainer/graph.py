@@ -42,7 +42,7 @@ class Replay:
     Args:
         training: the training, before its first step in this process.
         device: a GPU.
-        mixes: whether some batches are mixed; they and the others take the same graph.
+        mixes: whether some batches are mixed. One graph then serves all batches, mixed or not.
     """
 
     def __init__(self, training: Steps, device: Device, *, mixes: bool) -> None:
@@ -94,8 +94,8 @@ class Replay:
         return found
 
     def _watched(self, inputs: _Inputs) -> tuple[torch.Tensor, bool]:
-        """Take a step kernel by kernel. Also returns whether it waited for the GPU: what waits cannot be captured, and
-        a capture that fails leaves torch's allocator in an undefined state."""
+        """Take a step kernel by kernel. Also returns whether it waited for the GPU: a step that waits cannot be
+        captured, and a capture that fails leaves torch's allocator in an undefined state."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -132,7 +132,7 @@ class Replay:
         return [*(parameter.detach() for parameter in model.parameters()), *model.buffers(), *of_optimizer]
 
     def _state(self) -> list[torch.Tensor]:
-        """Copies of these tensors on the host, and the random state."""
+        """Copies of all tensors that a step changes, on the host, and the random state."""
         copies = [tensor.to("cpu", copy=True) for tensor in self._tensors()]
         return [*copies, torch.cuda.get_rng_state(self.device.torch_device)]
 

@@ -156,7 +156,7 @@ def ranks_at(layer: str, config: TrainConfig, weights: State, data: Dataset, dev
 
 
 def drawn_again(config: TrainConfig, shape: Shape, weights: State, layer: str, filters: list[int]) -> State:
-    """The weights with some filters of a convolution as at the beginning of a training, from the candidate's seed.
+    """The weights, with new random values for some filters of a convolution. They depend on the candidate's seed.
 
     Only the convolution's own tensors change: the normalisation after it adapts in the training.
     """

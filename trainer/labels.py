@@ -27,7 +27,7 @@ FILE_COLUMNS = (
     *("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id"),
     *("image_path", "file_path", "filepath", "filepaths", "image_name", "img"),
 )
-"""Names of the column of files, in any case. If a table has several, the first one whose values name files is used."""
+"""Names of the column of files, in lower case. If a table has several, the first whose values name files is used."""
 
 GROUP_COLUMNS = {
     f"{who}{end}" for who in ("patient", "subject", "burst", "video", "artist") for end in ("", "_id", "id")
@@ -278,11 +278,15 @@ def _not_used(
             what = "pictures of one group are not kept together" if kind == "group" else "splits are drawn"
             yield f'{name}: column {column} is not used, so {what}; to use it: data.columns = {{ {kind} = "{column}" }}'
         elif column.lower() in ("is_val", "is_valid", "is_test"):
-            yield f"{name}: column {column} is not used, so splits are drawn; a column split may say train, val, test"
+            yield (
+                f"{name}: column {column} is not used, so splits are drawn; to use it, write train, val or test into "
+                "a column split"
+            )
 
 
 def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
-    """Sentences about columns of the same name, and labels and groups that may stand for a missing one."""
+    """Sentences about columns of the same name, labels that are measured or combined, and labels and groups that may
+    stand for a missing value."""
     spelled = [cell.lower() for cell in header]
     for column in columns.values():
         if (count := spelled.count(column.lower())) > 1:

@@ -38,7 +38,8 @@ class Layout:
     is_plain: bool = True
     """Whether no folder's name contradicts this layout; False for a single folder."""
     below: Folder | None = None
-    """The only folder with pictures, if the layout is that of the folders in it: archive/train/CLASS, data/CLASS."""
+    """The folder that holds the splits or the classes, if it is not the data folder itself but in it: archive of
+    archive/train/CLASS, data of data/CLASS."""
 
     @property
     def train_classes(self) -> list[Folder]:
@@ -49,10 +50,10 @@ class Layout:
 def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout:
     """Decide whether the folders of ``root`` are splits or classes.
 
-    They are splits if every folder with pictures has the name of a split, and classes otherwise, if their contents do
-    not contradict that (``refuse_unclear``). If only one folder holds pictures, the folders in it are read. Copies of
-    folders, folders without pictures beside splits, and unlabelled test pictures, which are in no class folder, are
-    left out.
+    They are splits if every folder with pictures has the name of a split, or a name for unlabelled pictures. Otherwise
+    they are classes, unless their contents contradict that (``refuse_unclear``). If only one folder holds pictures, the
+    folders in it are read. Three kinds of folders are left out: copies; folders without pictures beside splits; and
+    unlabelled test pictures, which are in no class folder.
 
     Args:
         root: the data folder, or a folder in it.

@@ -1,7 +1,8 @@
 """Copies that have related names: thumbs/1.jpg of photos/1.jpg, 1.CR2 of 1.JPG, 1-150x150.jpg of 1.jpg.
 
-Related names alone mean little: the classes cat and dog may both have a 001.jpg. So pictures of related names are
-compared, and for comparison pictures of unrelated names too, as some pictures always look alike (X-rays, digits).
+Related names alone mean little: the classes cat and dog may both have a 001.jpg. So the pixels of pictures of related
+names are compared. Pictures of unrelated names are compared too, because in some data sets all pictures look alike
+(X-rays, digits).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ PARTNERS = 4
 """Largest number of pictures of related names with which a picture is compared."""
 
 FEWEST = 2
-"""Smallest number of copies that is told."""
+"""Smallest number of copies that is reported."""
 
 BY_CHANCE = 5
-"""Copies are told if at least this many times more pictures of related names look the same than unrelated ones."""
+"""Copies are reported if they are at least this many times as many as pairs of unrelated names that look the same."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class NamedCopies:
     """classes: a picture has two classes. splits: a model is tested on a picture that it was trained on."""
     count: int
     compared: int
-    """Number of pictures that were compared, of all with related names in another class or split."""
+    """Number of pictures that were compared with those of related names; at most COMPARED of all such pictures."""
     first: str
     second: str
 
@@ -84,7 +85,7 @@ def find_named_copies(data: Dataset) -> list[NamedCopies]:
 
 
 class _Names:
-    """Names of pictures by their last parts without endings."""
+    """The pictures by the last parts of their names, without endings."""
 
     def __init__(self, data: Dataset) -> None:
         self._labels = data.labels.tolist()
@@ -98,8 +99,8 @@ class _Names:
             self._anywhere[stem].append(index)
 
     def related(self, index: int) -> list[int]:
-        """Pictures in the same folder whose name this one extends (1 of 1-150x150 and thumb_1), and some in any
-        folder that have the same name."""
+        """Pictures in the same folder whose name is a part of this one's (1 is a part of 1-150x150 and of thumb_1), and
+        some pictures in any folder that have the same name."""
         folder, stem = self._parts[index]
         after = re.match(r"[^-_. ()]+[-_. ](.+)", stem)
         found = list(self._in_folder.get((folder, after[1]), [])) if after is not None else []

@@ -146,7 +146,7 @@ def _likeness(one: NDArray[np.uint8], other: NDArray[np.uint8], *, flip: bool) -
 
 
 def _versions(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[10, 16 * 16 * C]: the picture, its middle, and its remainders without one or two edges; each of unit length."""
+    """[10, 16 * 16 * C], rows of unit length: the picture, its middle, and the picture without one or two edges."""
     image = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
     side = float(image.width)
     lost = side * CROP

@@ -106,7 +106,7 @@ def limit_gradient(config: TrainConfig, model: nn.Module) -> None:
 
 @torch.no_grad()
 def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
-    """Adaptive gradient clipping (Brock et al., 2021, section 4.1): the numbers of timm's ``adaptive_clip_grad``.
+    """Adaptive gradient clipping (Brock et al., 2021, section 4.1), with the results of timm's ``adaptive_clip_grad``.
 
     A unit is an output of a layer, or a whole vector. Operations on lists of tensors need a sixth as many kernels as
     timm's loop.

@@ -19,7 +19,7 @@ from trainer.tree import ARCHIVE, File, Folder
 __all__ = ["classes_elsewhere", "labels_elsewhere", "records_elsewhere"]
 
 MOST_TEXTS = 20
-"""Largest number of text files that are opened, of which 100 lines are read. YOLO has one for each picture."""
+"""Largest number of text files that are opened (YOLO has one for each picture). 100 lines of each are read."""
 
 MOST_JSON = 50_000_000
 """Largest size in bytes of a JSON file that is opened."""
@@ -193,7 +193,8 @@ def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
 def _as_table(
     file: File, rows: list[list[str]], number: int, separator: str, index: FileIndex, found: str
 ) -> str | None:
-    """How a file becomes a table of labels. None: the values are no classes, or it is a table with names of columns."""
+    """How a file becomes a table of labels. None if the values are not classes, or if the file is a CSV or TSV table
+    with names of columns."""
     if not index.find(rows[0][number]):  # the first line names the columns
         values = [row[number + 1].strip() for row in rows if index.find(row[number])]
         is_known = not file.name.lower().endswith(".txt") or not may_be_classes(values)

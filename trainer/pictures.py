@@ -168,8 +168,8 @@ def _refuse_unread_depth(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, str]:
-    """The image turned by its EXIF orientation and scaled to 8 bits, the same object if it needs neither. Also the
-    reason why a plain convert("RGB") misreads it, if it needs one of them."""
+    """The image turned by its EXIF orientation and scaled to 8 bits; the same object if it needs neither. Also the
+    reason why a plain convert("RGB") misreads the image; it has no meaning if the image needs neither."""
     try:
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # the EXIF cannot be parsed; the picture is used as it is

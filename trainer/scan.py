@@ -133,8 +133,8 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             notices.append(f"the folders are taken for the classes, but {suggestion.lines}")
         if suggestion.test_table and layout.has_splits and "test" not in dict(layout.parts):
             notices.append(
-                f"{suggestion.test_table} has the classes of the test pictures; to use it, and a table for training in "
-                f"place of the folders, add to the study file:{suggestion.settings}"
+                f"{suggestion.test_table} has the classes of the test pictures; to train and test by tables, not by "
+                f"folders, add to the study file:{suggestion.settings}"
             )
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
@@ -190,7 +190,7 @@ def _readable(name: str) -> str:
 
 
 def stamp_of(file: File) -> str:
-    """A text that changes when a file or its mode is changed. (A file that becomes readable is then read.)"""
+    """A text that changes when a file or its mode is changed, so that a file is read once it becomes readable."""
     info = file.info
     return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
 

@@ -65,7 +65,7 @@ MASK_WORDS = {
 """Words that name a folder with the answers of a data set for segmentation or detection."""
 
 NO_CLASS = PART_WORDS | MASK_WORDS | {""}
-"""Words that, beside the word of a split, do not name a class: train_images."""
+"""Words that do not name a class if they stand beside the word of a split: images in train_images."""
 
 MASK_ENDING = re.compile(r"[-_. ](annotation|gt|label|mask|seg|segmentation|superpixel)s?([-_]?\d+)?$", re.IGNORECASE)
 """Ending of the name of a mask, which the name of its picture does not have: 000_mask.png, 000_mask_1.png."""
@@ -85,8 +85,8 @@ def unwrapped(folder: Folder) -> Folder:
 
 
 def part_of(folder: Folder, split: str) -> Folder:
-    """The folder that holds a split's class folders: the split's own, or a single one inside that names the same split
-    again or wraps several folders: seg_train/seg_train/CLASS, train/images/CLASS."""
+    """The folder that holds a split's class folders: the split's own, or the only folder inside, if it names the same
+    split again (seg_train/seg_train/CLASS) or wraps several folders (train/images/CLASS)."""
     while not folder.pictures and len(holding := folder.holding) == 1:
         (inner,) = holding
         is_wrapper = words_of(inner.base) & WRAPPER_WORDS and len(inner.holding) > 1
@@ -201,7 +201,8 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if only some folders name splits, and class folders are in one of these, or in the only one that does not.
+    """Raise if only some folders name splits, and one of these holds class folders. Raise too if a single folder names
+    none, and it holds class folders.
 
     A folder "train" with pictures beside "car" and "bus" may be a class.
     """
@@ -306,9 +307,10 @@ def _stem(file: File) -> str:
 
 
 def _are_parts(names: Sequence[str]) -> bool:
-    """Whether names are those of parts: PART_WORDS and a number or a letter (fold_0, part_A, images_001), names that
-    differ only in the number or letter after one of PART_WORDS (HAM10000_images_part_1 and _2), or names that no person
-    gave (100CANON and 101CANON, New folder and New folder (2))."""
+    """Whether names are those of parts of a data set, in one of three forms: PART_WORDS and a number or a letter
+    (fold_0, part_A, images_001); names that differ only in the number or letter after one of PART_WORDS
+    (HAM10000_images_part_1 and _2); names that no person gave (100CANON and 101CANON, New folder and New folder
+    (2))."""
     if all(map(UNNAMED.fullmatch, names)) or (
         all(map(CAMERA.fullmatch, names)) and len({one[3:] for one in names}) == 1
     ):

@@ -53,9 +53,9 @@ def test_a_resumed_training_captures_anew(found: dict[str, Any]) -> None:
         ("off", "kernel by kernel: cuda_graph = false"),
         ("fp16", "kernel by kernel: in fp16, the scale of the loss decides whether a step is taken"),
         ("nadam", "kernel by kernel: nadam computes a part of each step on the host"),
-        ("divided", "replays of a CUDA graph, after the first four"),
+        ("divided", "replays of a CUDA graph, after four steps"),
     ],
 )
 def test_what_is_not_captured_is_said_in_the_log(found: dict[str, Any], case: str, reason: str) -> None:
     assert found[case] == {"replays": 0, "lines": [], "choice": f"steps: {reason}"}
-    assert found["chosen"] == "steps: replays of a CUDA graph, after the first four"
+    assert found["chosen"] == "steps: replays of a CUDA graph, after four steps"

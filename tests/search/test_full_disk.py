@@ -82,7 +82,8 @@ def test_a_file_that_finds_no_room_is_named_and_exit_11(
     sentence = rf"^{tmp_path}/.*{named}.* cannot be written: "
     with pytest.raises(DiskError, match=sentence) as told, own_study("tiny", url, runs):
         open_storage(url, create=True)
-    assert str(told.value).endswith("(room, inodes or a quota); make room, and the same command goes on")
+    cure = "(the space, the inodes or a quota is used up); make room, and the same command goes on"
+    assert str(told.value).endswith(cure)
 
 
 @pytest.mark.parametrize(

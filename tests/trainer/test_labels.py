@@ -292,7 +292,8 @@ def test_columns_that_seem_to_have_splits_or_groups_are_said_and_their_lines_wor
         "train.csv: column patient_id is not used, so pictures of one group are not kept together; to use it: "
         'data.columns = { group = "patient_id" }',
         'train.csv: column subset is not used, so splits are drawn; to use it: data.columns = { split = "subset" }',
-        "train.csv: column is_valid is not used, so splits are drawn; a column split may say train, val, test",
+        "train.csv: column is_valid is not used, so splits are drawn; to use it, write train, val or test into a "
+        "column split",
     )
     columns = {"group": "patient_id", "split": "subset"}
     data = labelled(root, text, tmp_path, columns=columns)
@@ -475,7 +476,7 @@ def test_the_tables_of_splits_go_before_a_table_of_other_pictures(tmp_path: Path
         assert [line.strip() for line in message.splitlines()[-3:]] == lines
     else:
         sentence, *added = prepare(root, tmp_path).notices[-1].splitlines()
-        assert sentence.startswith("Test.csv has the classes of the test pictures; to use it, and a table for training")
+        assert sentence.startswith("Test.csv has the classes of the test pictures; to train and test by tables, not by")
         assert [line.strip() for line in added] == lines
     data = prepare(root, tmp_path, labels="Train.csv", test_labels="Test.csv")
     assert data.class_names == ("0", "20")
