@@ -300,7 +300,7 @@ def print_table(files: list[Path], kinds: Collection[str], runs: int = RUNS, res
         print(f"| {rung.name} | {' | '.join(cells)} | {DRAWN * rung.cost + DRAWN // FACTOR * rung.rest:.1f} |")
 
     heads = [f"b = {budget}" for budget in BUDGETS]
-    heads += [f"less truncated, {head}" for head in heads]
+    heads += [f"minus truncated, {head}" for head in heads]
     print(f"\n| search, regret in points | {' | '.join(heads)} |")
     print("| --- |" + " --- |" * len(heads))
     found, resampled = regrets(curves, runs), np.array([regrets(sample, runs // 30) for sample in samples])
@@ -310,7 +310,7 @@ def print_table(files: list[Path], kinds: Collection[str], runs: int = RUNS, res
         cells += ["" if number == TRUNCATED else interval(less[b], less_again[:, b]) for b in range(len(BUDGETS))]
         print(f"| {way.name} | {' | '.join(cells)} |")
 
-    print("\n| training | mean end of the best third, % | less the cosine's, points |\n| --- | --- | --- |")
+    print("\n| training | mean end of the best third, % | minus the cosine's, points |\n| --- | --- | --- |")
     means, means_again = best_third(curves), [best_third(sample) for sample in samples]
     whole = next(iter(means))
     for name, mean in means.items():

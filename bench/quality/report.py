@@ -68,7 +68,7 @@ def _of_kind(runs: Sequence[Run]) -> list[Sheet]:
     for raced in (False, True):
         choice = "by a race of the best" if raced else "the best complete candidate"
         title = f"Regret of the choice, {choice}: 0 the best known settings, 100 median random ones. Columns: full "
-        title += "trainings of search, to which the race adds 5, from 30 on 8." if raced else "trainings spent."
+        title += "trainings of the search. The race adds 5, or 8 from 30 on." if raced else "trainings spent."
         rows = tuple((name, *_regrets(group, raced=raced)) for name, group in policies.items())
         sheets.append(Sheet(title, ("policy", *map(str, SHOWN)), rows))
     return [*sheets, _compute(policies), _worst(policies)] if BASELINE in policies else sheets

@@ -116,7 +116,7 @@ def table(found: Sequence[Compared]) -> str:
     for how, words in (("cold", "regret without earlier studies"), ("warm", f"with {TRANSFER} recipes of them")):
         lines.append(f"| {words} | {' | '.join(f'{one:.1f}' for one in means[how])} |")
     ratios = [warm / cold for cold, warm in zip(means["cold"], means["warm"], strict=True)]
-    lines.append(f"| share of it | {' | '.join(f'{one:.2f}' for one in ratios)} |")
+    lines.append(f"| with : without | {' | '.join(f'{one:.2f}' for one in ratios)} |")
     for task in dict.fromkeys(one.task for one in found):
         own = [one for one in found if one.task == task]
         gained = [fmean([one.cold[at] - one.warm[at] for one in own]) for at in range(len(BUDGETS))]
