@@ -15,6 +15,7 @@ from needed import missing
 from nullgpu.machine import NotBuildable, build
 from slurm import Cluster, slurm_cluster
 
+from search.workers.ray_cluster import SETTINGS
 from trainer.config import DataConfig
 
 # Several tests run at a time: threads that wait for each other at every step would take many times as long.
@@ -22,6 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Looking again and again through all that the libraries leave would take a tenth of the time.
 gc.set_threshold(100_000)
+
+# Ray reads its settings when it is imported, and any test may be the first to import it.
+os.environ.update(SETTINGS)
 
 if TYPE_CHECKING:  # torch takes seconds to import, and many tests need none
     from trainer.data import Dataset

@@ -312,6 +312,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(real.TASKS, "tiny", rungs.Task(epochs=2, data=data, recipe={}))
 
 
+@pytest.mark.slow
 def test_plain_optuna_searches_with_real_trainings(tiny, tmp_path):
     out = tmp_path / "real.jsonl"
     key = real.Key("launch", "tiny", 1, 0)

@@ -84,6 +84,7 @@ def test_a_diverged_training_is_the_worst_from_there_on(tmp_path: Path) -> None:
     assert set(curves.others) == {("cosine", 3)}
 
 
+@pytest.mark.slow
 def test_measuring_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = {"source": "digits", "image_size": 8, "val_fraction": 0.5, "test_fraction": 0.85}
     monkeypatch.setitem(rungs.TASKS, "digits500", rungs.Task(epochs=6, data=data, recipe={}))

@@ -169,6 +169,7 @@ def test_the_note_and_the_figures_are_there_while_it_is_searched(watched: Watche
     assert watched.process.poll() is None, "the search must still be running"
 
 
+@pytest.mark.slow
 def test_the_buttons_of_the_page_change_nothing(watched: Watched, page: Page) -> None:
     page.goto(watched.address)
     page.get_by_text("watched").first.wait_for()
@@ -195,6 +196,7 @@ def test_the_buttons_of_the_page_change_nothing(watched: Watched, page: Page) ->
     assert watched.process.poll() is None
 
 
+@pytest.mark.slow
 def test_the_token_becomes_a_cookie_that_no_script_can_read(watched: Watched, page: Page, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN)

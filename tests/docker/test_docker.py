@@ -331,6 +331,7 @@ def health_check(port: int) -> int:
     return subprocess.run(command, env=environment, capture_output=True).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(700)
 def test_the_services_work_together_and_keep_their_secrets(place: Place) -> None:

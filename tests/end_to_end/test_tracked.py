@@ -43,6 +43,7 @@ def port() -> Iterator[int]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_script_of_the_documents_tensorboard_and_apprise_see_a_search_and_keep_its_secrets(
     tmp_path: Path, port: int
 ) -> None:

@@ -217,7 +217,9 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize(("megabytes", "error"), [(300, "MemoryError"), (500, "RuntimeError")])
+@pytest.mark.parametrize(
+    ("megabytes", "error"), [(300, "MemoryError"), pytest.param(500, "RuntimeError", marks=pytest.mark.slow)]
+)
 def test_too_little_memory_to_load_one_leaves_both_where_they_are(path: Path, megabytes: int, error: str) -> None:
     """There is memory to read the file and not to unpack it; then not for its tensors, as torch says it."""
     save_checkpoint(path, fat(200))

@@ -153,7 +153,9 @@ def test_a_natural_epoch_has_the_order_it_always_had() -> None:
 # Trainings
 
 
-@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize(
+    "correction", [CORRECTIONS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in CORRECTIONS[1:])]
+)
 def test_an_interruption_changes_no_bit(
     correction: dict[str, Any], uneven: Dataset, cpu: Device, tmp_path: Path
 ) -> None:

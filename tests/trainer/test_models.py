@@ -49,8 +49,11 @@ def test_the_count_is_that_of_the_model_that_is_built(config: TrainConfig) -> No
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("model", ["rexnet_100", "rexnetr_100"])
-@pytest.mark.parametrize("settings", [{}, {"depth_mult": 1.3}, {"initial_chs": 24, "final_chs": 140}])
+@pytest.mark.parametrize("model", ["rexnet_100", pytest.param("rexnetr_100", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({}, marks=pytest.mark.slow), {"depth_mult": 1.3}, {"initial_chs": 24, "final_chs": 140}],
+)
 def test_rexnets_closed_form_counts_what_timm_builds(model: str, settings: dict[str, Any]) -> None:
     for width, size in zip((0.2, 0.93, 1.6), (64, 33, 7), strict=True):
         config = TrainConfig.model_validate({"model": model, "width_mult": width, **settings})

@@ -143,6 +143,7 @@ def test_filters_of_low_rank_are_drawn_again_and_the_gain_over_plain_retraining_
     assert altered(export.path) == "plots/ranks.png is missing or altered"
 
 
+@pytest.mark.slow
 def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:
     models = ["resnet10t", "resnet14t"]
     export = hand_over(tmp_path, models=models, final={"formats": ["onnx"]}, train={"epochs": 3})
@@ -171,6 +172,7 @@ def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:
         proof._recount_members(altered, export.path, data, [3, 24, 24])
 
 
+@pytest.mark.slow
 def test_the_models_of_all_folds_are_one_export_with_their_out_of_fold_predictions(tmp_path: Path) -> None:
     final = {"ensemble": "folds", "formats": ["onnx"]}
     export = hand_over(tmp_path, data={"folds": 2, "val_fraction": 0.25}, final=final, train={"epochs": 3})

@@ -52,11 +52,11 @@ def find_through(memory: Path, limit: Limit, *, low: float = WIDTH_STEP) -> Widt
     ("model", "what", "bound"),
     [
         ("rexnet_100", "params", 2_000_000),
-        ("rexnetr_100", "params", 5_000_000),
+        pytest.param("rexnetr_100", "params", 5_000_000, marks=pytest.mark.slow),
         ("resnet18", "params", 300_000),
-        ("resnet50", "params", 5_000_000),
+        pytest.param("resnet50", "params", 5_000_000, marks=pytest.mark.slow),
         ("rexnet_100", "macs", 5_000_000),
-        ("resnet18", "macs", 10_000_000),
+        pytest.param("resnet18", "macs", 10_000_000, marks=pytest.mark.slow),
     ],
 )
 def test_the_widest_width_is_that_of_a_brute_force_count(model: str, what: str, bound: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optuna.trial import TrialState
@@ -260,10 +261,15 @@ class Search(RuleBasedStateMachine):
 
 
 Search.TestCase.settings = settings(
-    max_examples=12,
+    max_examples=6,
     stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     print_blob=True,
 )
 TestSearch = Search.TestCase
+
+
+@pytest.mark.slow
+class TestManySearches(Search.TestCase):
+    settings = settings(Search.TestCase.settings, max_examples=24)
