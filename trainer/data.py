@@ -70,12 +70,13 @@ class Dataset:
     """[N], the group of each picture, which no drawn split or fold divides; "" without a group."""
     splits: Mapping[str, NDArray[np.int64]]
     """train, val, test -> indices of the pictures, in ascending order; only test may be empty."""
+    own_splits: frozenset[str] = frozenset()
+    """The splits that the source itself has; the others are drawn."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Mean and standard deviation of each channel, 0 to 1, that normalise the pictures."""
     content_hash: str
-    """SHA-256 of the class names, of each picture's name, label and bytes, and of the splits and groups in tables. It
-    does not depend on the place or the date of the files."""
+    """SHA-256 of the class names, of pictures' names, labels and bytes, and of splits and groups in tables."""
     bad_files: tuple[BadFile, ...]
     """Files that were left out; none with bad_files = "fail"."""
     duplicates: tuple[Duplicate, ...]
@@ -84,8 +85,7 @@ class Dataset:
     """Name -> reason why a plain ``Image.open(file).convert("RGB")`` reads other pixels: a key of
     ``trainer.pictures.READ_RIGHT``."""
     notices: tuple[str, ...] = ()
-    """A sentence for everything in the folder that was ignored or may have another meaning; empty after
-    ``open_data``."""
+    """Sentences about what was ignored in the folder, or may have another meaning; none after ``open_data``."""
     cache_path: Path
     """The cache, for ``open_data`` in another process."""
 
@@ -247,6 +247,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         class_names=class_names,
         groups=tuple(groups),
         splits=splits,
+        own_splits=frozenset(cache.own_splits),
         mean=mean,
         std=std,
         content_hash=hashlib.sha256(json.dumps(content).encode()).hexdigest(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -118,14 +119,21 @@ def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
 
 
 def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """A warning if drawn splits divide folders inside the classes that look like groups: CLASS/PATIENT/*."""
+    """A warning if drawn splits divide folders inside the classes that look like groups: CLASS/PATIENT/*.
+
+    The class folders themselves are not counted: with train/CLASS and test/CLASS, each class has two.
+    """
     splits: dict[str, set[str]] = defaultdict(set)
     classes: dict[int, set[str]] = defaultdict(set)
+    composed = [unicodedata.normalize("NFC", name) for name in data.class_names]
     for split, indices in data.splits.items():
         for index in indices:
             folder = data.names[index].rpartition("/")[0]
-            splits[folder].add(split)
-            classes[int(data.labels[index])].add(folder)
+            label = int(data.labels[index])
+            inside = unicodedata.normalize("NFC", folder.rpartition("/")[2]) != composed[label]
+            if inside and not (config.folds and split == "test"):
+                splits[folder].add(split)
+                classes[label].add(folder)
     names = {folder.rpartition("/")[2] for folder in splits}
     divided = sorted(folder for folder, parts in splits.items() if len(parts) > 1 or config.folds)
     are_groups = len(names) >= max(FEWEST_FOLDERS, len(splits) / 2) and len(data.names) >= 2 * len(splits)
@@ -180,10 +188,16 @@ def _validation(data: Dataset, config: DataConfig) -> Iterator[str]:
                 f"them: {_some(lost)}"
             )
     if count < SMALL_VALIDATION:
+        if config.folds:
+            cure = "only more pictures help"
+        elif "val" in data.own_splits:
+            cure = "more pictures in the val split help, or data.folds, which validates on the training pictures too"
+        else:
+            cure = "a larger val split (data.val_fraction) or data.folds helps"
         yield (
             f"{_count(count, 'validation picture')} {'tells' if count == 1 else 'tell'} candidates apart in steps of "
             f"{100 / count:.1f} points, with a standard error of {30 / count**0.5:.1f} points at 90 % and "
-            f"{50 / count**0.5:.1f} at 50 % accuracy; a larger val split (data.val_fraction) or data.folds helps"
+            f"{50 / count**0.5:.1f} at 50 % accuracy; {cure}"
         )
 
 

@@ -196,6 +196,11 @@ def storage_errors(url: URL) -> Iterator[None]:
             cure = "check host, port, user and password, and that the server runs"
         elif "is locked" in reason:
             cure = "another program holds it; close that, then go on"
+        elif "malformed" in reason:
+            cure = (
+                "the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover, or "
+                "begin anew with another --runs"
+            )
         else:
             cure = "check that it is a database file, and that you may write to it and its folder"
         raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None

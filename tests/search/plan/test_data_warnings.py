@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tomllib
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ def test_other_folders_inside_the_classes_are_not_taken_for_patients(tmp_path: P
     assert folders_in_classes(tmp_path, names, each) == []
 
 
+@pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"test_fraction": 0.3}])
+@pytest.mark.parametrize("second", ["val", "test"])
+def test_class_folders_of_several_splits_are_not_taken_for_patients(
+    tmp_path: Path, second: str, settings: dict[str, Any]
+) -> None:
+    names = ["caf\u00e9", "b", "c", "d", "e", "f"]
+    counts = {f"train/{name}": 8 for name in names}
+    counts |= {f"{second}/{unicodedata.normalize('NFD', name)}": 8 for name in names}  # as macOS writes them
+    told = warnings_of(make_pictures(tmp_path / "data", counts), tmp_path, val_fraction=0.3, **settings)
+    assert not [one for one in told if "group_by" in one]
+
+
+def test_folders_of_patients_in_the_train_folder_are_told_and_those_of_a_test_folder_are_not(tmp_path: Path) -> None:
+    counts = {f"train/{kind}/P{n}{kind}": 4 for kind in "ab" for n in range(4)} | {"test/a/Q1": 4, "test/b/Q2": 4}
+    folder = make_pictures(tmp_path / "data", counts)
+    (sentence,) = [one for one in warnings_of(folder, tmp_path, folds=2) if "group_by" in one]
+    assert "divided into 8 folders, and 8 of them have pictures in several folds, for example train/a/P0a" in sentence
+
+
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
@@ -171,12 +191,18 @@ def test_a_validation_split_too_small_to_tell_candidates_apart_is_said_with_its_
     folder = make_pictures(tmp_path, {"train/a": 3, "train/b": 3, "val/a": count // 2, "val/b": count // 2})
     found = warnings_of(folder, tmp_path)
     assert [line[: len(expected or "")] for line in found] == ([expected] if expected else [])
+    cure = "; more pictures in the val split help, or data.folds, which validates on the training pictures too"
+    assert all(line.endswith(cure) for line in found)  # val_fraction has no effect if there is a val folder
 
 
 def test_folds_count_all_pictures_as_validated(tmp_path: Path) -> None:
     folder = make_pictures(tmp_path, {"a": 25, "b": 25})
-    assert warnings_of(folder, tmp_path)[0].startswith("6 validation pictures tell")  # a tenth of each class
-    assert warnings_of(folder, tmp_path, folds=5)[0].startswith("50 validation pictures tell")
+    (drawn,) = warnings_of(folder, tmp_path)
+    assert drawn.startswith("6 validation pictures tell")  # a tenth of each class
+    assert drawn.endswith("; a larger val split (data.val_fraction) or data.folds helps")
+    (divided,) = warnings_of(folder, tmp_path, folds=5)
+    assert divided.startswith("50 validation pictures tell")
+    assert divided.endswith("; only more pictures help")
 
 
 @pytest.mark.parametrize(("few", "heavy"), [(6, True), (7, False)])

@@ -267,6 +267,22 @@ def test_a_file_that_is_no_database_is_an_error_and_left_as_it_is(tmp_path: Path
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+def test_a_damaged_database_is_an_error_with_its_own_cure(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "search.db"
+    url = parse_url(f"sqlite:///{file}")
+    with opened(url, create=True):
+        pass
+    content = file.read_bytes()
+    half = len(content) // 2
+    file.write_bytes(content[:half] if damage == "cut" else content[:4096] + b"x" * (len(content) - 4096))
+    for rest in tmp_path.glob("search.db-*"):
+        rest.unlink()
+    cure = "malformed; the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover"
+    with pytest.raises(StorageError, match=cure):
+        open_storage(url, create=False)
+
+
 def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "search.db").mkdir()
     with pytest.raises(StorageError, match="unable to open database file"):
