@@ -85,9 +85,9 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
             text has another form; or there are GPUs, but the driver or torch can use none of them.
     """
     cores = num_cores()
-    kind, _, number = ("all" if text is None else text).strip().partition(":")
+    kind, colon, number = ("all" if text is None else text).strip().partition(":")
     if kind == "cpu":
-        if number and not (number.isdecimal() and 1 <= int(number) <= cores):
+        if colon and not (number.isdecimal() and 1 <= int(number) <= cores):
             raise UsageError(f"--gpus {text}: write cpu:N with N from 1 to {cores}, the cores of this machine")
         return _cpus(int(number or 1), cores)
     there = [_judged(gpu) for gpu in visible_gpus()]
@@ -95,7 +95,7 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
         if text is None:
             return _cpus(1, cores)
         raise UsageError(f"--gpus {text}: this machine shows no GPU; use --gpus cpu or cpu:{cores}")
-    if kind == "all":
+    if kind == "all" and not colon:
         sound = [gpu for gpu in there if gpu.problem is None]
         if not sound:
             raise UsageError(f"no GPU of this machine can be used: {there[0].problem}; or use --gpus cpu")

@@ -64,8 +64,11 @@ class Clock:
             self._macs = max(self._macs, view.macs)
 
     def adopt(self, views: Iterable[TrialView]) -> None:
-        """Note the speed of the trials that earlier launches have finished."""
+        """Note the speed and the multiply-adds of the trials that earlier launches have finished. To be called before
+        the first step; a second call replaces the first."""
+        self._steps.clear()
         for view in views:
+            self.note_end(view)
             if view.epochs and view.seconds:
                 self._steps.append(view.seconds / view.epochs)
 

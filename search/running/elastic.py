@@ -27,8 +27,9 @@ from search.running.stop import owner_here
 from search.study.lock import owner_of
 from search.workers.crew import Worker
 from search.workers.places import parse_places
+from trainer.errors import TrainerError
 from trainer.kept import recall, write_checked
-from trainer.values import FrozenModel
+from trainer.values import FrozenModel, validate
 
 POLL_SECONDS = 0.2
 """Seconds between two checks for the answer."""
@@ -93,11 +94,19 @@ def change_gpus(name: str, url: URL, runs: Runs, request: Request, *, tell: Call
     write_checked(asked, request.model_dump(), durable=False)
     tell(f"asked {owner}, which holds {name!r}")
     deadline = time.monotonic() + ANSWER_SECONDS
-    while (values := recall(answered, "ask again")) is None:
-        if time.monotonic() > deadline or owner_of(name, url, runs) != owner:
-            with contextlib.suppress(FileNotFoundError):  # the search may have taken the request just now
+    while True:
+        has_ended = owner_of(name, url, runs) != owner
+        if (values := recall(answered, "ask again")) is not None:
+            break
+        if has_ended or time.monotonic() > deadline:
+            try:
                 asked.unlink()
-                raise UsageError(f"{owner} does not answer; an export or a stopping search keeps its GPUs")
+            except FileNotFoundError:  # the search has taken the request, and may be about to answer
+                if has_ended or time.monotonic() > deadline + ANSWER_SECONDS:
+                    again = runs.command("gpus", name)
+                    raise UsageError(f"{owner} took the request and did not answer; {again} lists its GPUs") from None
+            else:
+                raise UsageError(f"{owner} does not answer; an export keeps its GPUs")
         time.sleep(POLL_SECONDS)
     answered.unlink(missing_ok=True)
     reply = Reply.model_validate(values)
@@ -145,13 +154,13 @@ class Elastic:
                 self._answer(file)
 
     def _answer(self, file: Path) -> None:
-        values = recall(file, "it is not answered")
+        values = recall(file, "it changes nothing")
         file.unlink()
-        if values is None:
-            return
         try:
-            reply = self._change(Request.model_validate(values))
-        except SearchError as error:
+            if values is None:
+                raise UsageError("the search cannot read the request; ask again")
+            reply = self._change(validate(Request, values, "the search cannot read the request"))
+        except (SearchError, TrainerError) as error:
             reply = Reply(error=str(error))
         write_checked(file.with_suffix(".answer"), reply.model_dump(), durable=False)
 
@@ -159,18 +168,25 @@ class Elastic:
         """Change the GPUs.
 
         Raises:
-            UsageError: a GPU cannot be added or drained, or none would be left.
+            UsageError: a GPU cannot be added or drained, none would be left, or the search is stopping.
             DeviceHeld: another search uses one of the GPUs.
         """
         search = self._search
         leaving = [] if request.drain is None else self._named(request.drain)
         joining = [] if request.add is None else self._new(request.add)
         staying = [device for device in self.devices if device not in leaving]
-        if not staying and not joining:
+        if (
+            leaving
+            and not joining
+            and not any(one.usable for device in staying for one in self._workers(device, False))
+        ):
+            but = " but those that are put aside" if staying else ""
             raise UsageError(
-                f"--drain {request.drain} would leave no GPU; "
+                f"--drain {request.drain} would leave no GPU{but}; "
                 f"{search.runs.command('stop', search.spec.name)} ends a search"
             )
+        if search.stopping and (leaving or joining):
+            raise UsageError("the search is stopping, and keeps its GPUs until it has")
         self._held.hold(joining)
         for device in leaving:
             for worker in self._workers(device, False):

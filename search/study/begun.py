@@ -76,8 +76,9 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
         spec = _with_stored_text(asked, stored, overrides)
         if spec is not None:
             return Begun(spec, {}, _difference_to_today(spec, asked))
-    if asked.data.path is None:  # --data and --labels need not be repeated
-        before = stored.get("data", {})
+    before = stored.get("data", {})
+    same_source = before.get("source", asked.data.source) == asked.data.source
+    if asked.data.path is None and same_source:  # --data and --labels need not be repeated
         places = {"path": before.get("path"), "labels": asked.data.labels or before.get("labels")}
         asked = asked.model_copy(update={"data": asked.data.model_copy(update=places)})
     return with_kept_settings(asked, stored)

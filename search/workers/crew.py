@@ -276,8 +276,7 @@ class Crew:
             worker.device = "put aside"
         if worker.drained:
             self.pool.release(worker.number)
-            return None
-        if worker.disabled:
+        if not worker.usable:
             spare = next((other for other in self.workers if other.unused), None)
             if restart and spare is not None:
                 self._start(spare)

@@ -78,6 +78,8 @@ class PipedPool(ABC):
         self.devices, self._logs = list(devices), list(logs)
         self._processes: dict[int, Process] = {}
         self._selector = selectors.DefaultSelector()
+        self._unstarted: list[int] = []
+        """Workers whose process the system could not start; their Exits are due."""
 
     @abstractmethod
     def command(self, worker: int) -> tuple[list[str], dict[str, str]]:
@@ -101,20 +103,25 @@ class PipedPool(ABC):
         self._logs.append(log)
 
     def start(self, worker: int) -> None:
-        """Start the worker's command."""
+        """Start the worker's command; if the system refuses a process, an Exit follows."""
         device, log = self.devices[worker], self._logs[worker]
         command, environment = self.command(worker)
         with opened(log) as output:
             log_begins = output.tell()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env=environment,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
-            )
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=output,
+                    env=environment,
+                    bufsize=0,
+                    start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
+                )
+            except OSError as error:  # for example, too many processes or open files
+                self._unstarted.append(worker)
+                output.write(f"the system refuses a process: {error}\n".encode())
+                return
         os.set_blocking(_pipe(process.stdin).fileno(), False)
         self._processes[worker] = Process(device, process, log, log_begins, oom_kills())
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
@@ -159,6 +166,9 @@ class PipedPool(ABC):
             if entry.has_hung_up and _ends_within(entry.process, timeout):
                 code = self._reap(worker)
                 yield worker, self.exit_of(entry, code, self.log_tail(worker))
+        unstarted, self._unstarted = self._unstarted, []
+        for worker in unstarted:
+            yield worker, Exit(1, self.log_tail(worker))
 
     def log_tail(self, worker: int) -> str:
         """The end of the worker's log, which has the traceback if the worker failed."""

@@ -49,7 +49,8 @@ class Pool(Protocol):
         """Start a process for a worker that has none, without waiting for it.
 
         The process says ``Placed``, then ``Ready``. On a cluster, it may wait for any time before it is ``Placed``. The
-        method may be called again after the worker's Exit and after ``abandon``.
+        method may be called again after the worker's Exit and after ``abandon``. If the process cannot be started, only
+        its Exit follows.
         """
 
     def send(self, worker: int, message: ToWorker) -> None:

@@ -34,7 +34,8 @@ class Actor:
     running: bool = True
     """Whether the actor has a process, and the pool has not yet yielded its Exit."""
     placed: bool = False
-    """Whether Ray has found a place for the actor."""
+    """Whether the actor has answered since its process was asked for. Before that, it may still wait for a place, or
+    for its pictures, and has no process that can be killed."""
     killed: bool = False
     """Whether this pool has killed the actor's process."""
 
@@ -81,7 +82,7 @@ class RayPool:
             options = self._host.options(num_cpus=device.num_threads, num_gpus=int(device.kind == "cuda"))
             actor = Actor(options.remote(device, self._depot, self._home))
         else:
-            actor = Actor(kept.handle, placed=True)
+            actor = Actor(kept.handle)
         self._actors[worker] = actor
         self._listen(worker, actor, actor.handle.start.remote(self._cache))
 
@@ -123,7 +124,7 @@ class RayPool:
         return tail_of(self._logs[worker])
 
     def kill(self, worker: int) -> None:
-        """End the process at once; an actor that waits for a place is given up."""
+        """End the process at once; an actor that has none yet is given up."""
         actor = self._actors.get(worker)
         if actor is None or not actor.running or actor.killed:
             return

@@ -209,7 +209,7 @@ def test_a_uuid_that_no_gpu_has_is_an_error_that_lists_those_that_do(text: str) 
 
 
 @pytest.mark.usefixtures("four_gpus")
-@pytest.mark.parametrize("text", ["4", "0,9", "-1", "gpu0", "", "0,", "1.5", "0;1"])
+@pytest.mark.parametrize("text", ["4", "0,9", "all:2", "-1", "gpu0", "", "0,", "1.5", "0;1"])
 def test_a_gpu_that_does_not_exist_is_an_error_that_lists_those_that_do(text: str) -> None:
     with pytest.raises(UsageError, match="those here are 0, 1, 2, 3"):
         parse_devices(text)
@@ -222,13 +222,13 @@ def test_a_gpu_named_twice_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize("text", ["0", "all", "GPU-8a56a4bc", "tpu"])
+@pytest.mark.parametrize("text", ["0", "all", "all:2", "GPU-8a56a4bc", "tpu"])
 def test_without_a_gpu_naming_one_is_an_error_that_says_what_to_use(text: str) -> None:
     with pytest.raises(UsageError, match=rf"shows no GPU; use --gpus cpu or cpu:{CORES}"):
         parse_devices(text)
 
 
-@pytest.mark.parametrize("text", ["cpu:0", "cpu:-1", "cpu:x", "cpu:1.5", f"cpu:{CORES + 1}", "cpu:²"])
+@pytest.mark.parametrize("text", ["cpu:", "cpu:0", "cpu:-1", "cpu:x", "cpu:1.5", f"cpu:{CORES + 1}", "cpu:²"])
 def test_an_impossible_number_of_cpu_workers_is_an_error_with_the_range(text: str) -> None:
     with pytest.raises(UsageError, match=rf"write cpu:N with N from 1 to {CORES}"):
         parse_devices(text)

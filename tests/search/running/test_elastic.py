@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -16,18 +17,18 @@ from typer.testing import CliRunner
 from search import devices, gpu_locks
 from search.cli import app
 from search.devices import Gpu, WorkerDevice
-from search.errors import DeviceHeld
+from search.errors import DeviceHeld, UsageError
 from search.gpu_locks import hold_devices
 from search.paths import Runs
 from search.plan.space import Bounds
 from search.running.coordinator import Coordinator
-from search.running.elastic import Elastic, Request
+from search.running.elastic import Elastic, Request, change_gpus
 from search.study.events import Assign
 from search.study.journal import read_journal
 from search.study.lock import own_study
 from search.study.storage import parse_url
 from search.workers.messages import Epoch
-from trainer.kept import read_checked, write_checked
+from trainer.kept import read_checked, with_sum, write_checked
 
 GPUS = [WorkerDevice(f"gpu {number}", f"GPU-{number}", 2) for number in range(3)]
 BOUNDS = Bounds(width=None, most_params=1000, space={}, known=[], left_out={})
@@ -130,6 +131,49 @@ def test_an_impossible_change_is_refused_and_changes_nothing(elastic: Elastic) -
         assert [is_free(device) for device in GPUS] == [False, True, True]
 
 
+def test_the_last_gpu_that_works_cannot_be_drained(elastic: Elastic) -> None:
+    assert ask(elastic, add="1")["gpus"] == ["gpu 0", "gpu 1"]
+    elastic._search.crew.workers[0].disabled_reason = "3 CUDA errors"
+    error = ask(elastic, drain="1")["error"]
+    assert error.startswith("--drain 1 would leave no GPU but those that are put aside; search stop scripted")
+    assert ask(elastic, drain="0")["gpus"] == ["gpu 1"]
+
+
+def test_a_search_that_stops_keeps_its_gpus(elastic: Elastic) -> None:
+    elastic._search.stop()
+    assert ask(elastic, add="1")["error"] == "the search is stopping, and keeps its GPUs until it has"
+    assert ask(elastic)["gpus"] == ["gpu 0"]
+    assert [is_free(device) for device in GPUS] == [False, True, True]
+
+
+@pytest.mark.parametrize("content", [b"no JSON", with_sum({"later": 1})])
+@pytest.mark.filterwarnings("ignore:.*it changes nothing")
+def test_a_request_that_cannot_be_read_is_answered_and_does_not_end_the_search(
+    elastic: Elastic, content: bytes
+) -> None:
+    folder = elastic._search.runs.gpu_requests("scripted")
+    folder.mkdir()
+    (folder / "1.request").write_bytes(content)
+    elastic.turn()
+    assert "the search cannot read the request" in str(read_checked(folder / "1.answer")["error"])
+
+
+def test_a_request_that_a_search_has_taken_and_not_answered_is_not_waited_for(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains))
+    runs = Runs(bench.folder)
+    url = parse_url(f"sqlite:///{runs.database}")
+    owns = contextlib.ExitStack()
+    owns.enter_context(own_study("scripted", url, runs))
+
+    def take_and_end(_: str) -> None:
+        (request,) = runs.gpu_requests("scripted").glob("*.request")
+        request.unlink()
+        owns.close()
+
+    with owns, pytest.raises(UsageError, match=r"took the request and did not answer; search gpus scripted --runs"):
+        change_gpus("scripted", url, runs, Request(add="1"), tell=take_and_end)
+
+
 def test_a_gpu_of_another_search_is_refused_and_no_other_is_taken(elastic: Elastic) -> None:
     with hold_devices(GPUS[2:], print):
         assert "gpu 2 is in use by another search" in ask(elastic, add="1,2")["error"]
@@ -160,3 +204,27 @@ def test_a_study_that_nobody_searches_has_no_gpus(bench: Bench) -> None:
     bench.coordinator(ScriptedPool(trains))
     asked = CliRunner().invoke(app, ["gpus", "scripted", "--runs", str(bench.folder)])
     assert str(asked.exception) == "no process searches study 'scripted'; search launch --gpus names its GPUs"
+
+
+def test_a_gpu_without_a_process_goes_on_for_one_that_is_drained(bench: Bench) -> None:
+    requested = False
+
+    def on_epoch(said: Epoch) -> None:
+        nonlocal requested
+        if not requested:
+            requested = True
+            folder = coordinator.runs.gpu_requests("scripted")
+            folder.mkdir()
+            write_checked(folder / "1.request", Request(drain="0").model_dump())
+
+    pool = ScriptedPool(trains, on_epoch=on_epoch)
+    pool.devices = GPUS[:2]
+    coordinator = bench.coordinator(pool, spec_of(trials=1))
+    with hold_devices(GPUS[:2], print) as held:
+        coordinator.each_turn = Elastic(coordinator, GPUS[:2], held, BOUNDS).turn
+        coordinator.begin()
+        assert pool.started == [0]
+        for _ in range(30):
+            coordinator.turn()
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+    assert (pool.started, pool.trials) == ([0, 1], [0, 0])

@@ -33,7 +33,7 @@ from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay
 from search.study.storage import STORAGE_FAILURES
-from search.study.trial import is_paused
+from search.study.trial import TrialView, is_paused
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
 from studies import StudySpec
@@ -178,6 +178,19 @@ def test_candidates_that_become_slow_stop_so_that_the_best_complete_one_is_expor
     assert isinstance(events[-1], Stop)
     assert events[-1].reason == "time is up"
     assert replay(events).identical
+
+
+def test_the_speed_of_earlier_launches_counts_once_and_with_their_largest_model() -> None:
+    def ended(number: int, seconds: float, macs: int) -> TrialView:
+        return TrialView(number, "COMPLETE", 0.5, 2, {}, 10, macs, seconds, "")
+
+    clock, views = Clock(1.0, schedule(60)), [ended(0, 4.0, 100), ended(1, 4.0, 300)]
+    clock.adopt(views)
+    assert clock.pace is not None
+    assert (clock.pace.step_seconds, clock.pace.macs) == (2.0, 300)
+    clock.adopt(views)
+    clock.add_step(5.0)
+    assert clock.pace.step_seconds == 3.0
 
 
 def test_if_no_candidate_is_complete_the_best_is_trained_to_its_end_although_the_time_is_over(

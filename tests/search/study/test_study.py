@@ -30,6 +30,7 @@ from search.plan.space import distributions
 from search.policy.halving import RememberingHalving
 from search.policy.model import ModelSampler
 from search.policy.tpe import RememberingTPE
+from search.study.begun import as_begun
 from search.study.lock import own_study, owner_of
 from search.study.sampling import build_ladder, build_pruner, build_sampler, seed_of
 from search.study.storage import open_storage, parse_url
@@ -113,6 +114,15 @@ def test_other_pictures_are_another_study(storage: RDBStorage) -> None:
     open_study(spec_of(), storage, "content")
     with pytest.raises(StudyChanged, match=r'data\.content: "content" -> "other"'):
         open_study(spec_of(), storage, "other")
+
+
+def test_another_source_does_not_take_over_the_folder_of_the_pictures(storage: RDBStorage) -> None:
+    open_study(spec_of("data.labels=table.csv"), storage, "content")
+    same, other = ({**VALUES, "data": {"source": source, "image_size": 64}} for source in ("folder", "digits"))
+    data = as_begun(StudySpec.model_validate(same), storage, None).spec.data
+    assert (data.path, data.labels) == ("/pictures", "table.csv")
+    asked = StudySpec.model_validate(other)
+    assert as_begun(asked, storage, None).spec.data == asked.data
 
 
 def test_accepted_changes_are_the_studys_own_from_then_on(storage: RDBStorage) -> None:

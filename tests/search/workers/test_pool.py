@@ -76,6 +76,24 @@ def test_a_process_that_has_fallen_silent_and_does_not_end_delays_no_other(
     assert pool.close() == []
 
 
+def test_a_process_that_the_system_refuses_is_an_end_with_the_reason_in_the_log(
+    tmp_path: Path, counter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
+    crew = Crew(pool, Faults(retries=1), say=print)
+    (worker,) = crew.workers
+    crew.start(1)
+    for why in (None, "worker cpu cannot start"):
+        pool.kill(0)
+        ((_, event),) = crew.events(0, patience=lambda _: 60)
+        assert isinstance(event, Exit)
+        assert (event.returncode, event.out_of_memory, event.lost) == (1, False, None)
+        assert event.log_tail.endswith(f"refuses a process: [Errno 2] No such file or directory: '{sys.executable}'")
+        assert crew.on_exit(worker, restart=True) == why
+    assert pool.close(patience_seconds=0) == []
+
+
 def exit_of(pool: LocalPool) -> Exit:
     while True:
         for _, event in pool.events(1.0):

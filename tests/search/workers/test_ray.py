@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from filelock import FileLock
 from needed import required
 from plays import assignment
 from pools import Said, begin, has, play_program, ray_pool, until
@@ -138,6 +139,20 @@ def test_a_process_that_is_killed_is_replaced_on_its_device(pool: Pool, ray: Clu
     begin(pool, 0)
     (player,) = players(ray)
     assert player.parent() == actor
+
+
+def test_a_process_that_is_killed_before_it_has_begun_ends(pool: Pool, ray: Cluster, digits: Dataset) -> None:
+    begin(pool, 0)
+    pool.kill(0)
+    until(pool, has(Exit))
+    (cache,) = (ray.folder / "n1").glob(f"featherweight-*/cache/{digits.cache_path.name}")
+    with FileLock(cache.with_name(f".{cache.name}.lock")):  # its pictures are looked at
+        pool.start(0)
+        assert [event for _ in range(3) for event in pool.events(0.2)] == []
+        pool.kill(0)
+        time.sleep(1)
+    assert until(pool, has(Exit)) == [(0, Exit(-signal.SIGKILL, ""))]
+    begin(pool, 0)
 
 
 def test_a_worker_without_room_waits_and_is_placed_when_another_gives_its_device_back(
