@@ -103,10 +103,12 @@ def _copies(data: Dataset) -> Iterator[str]:
 
 
 def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """A warning if ``group_by`` keeps no pictures together, or leaves pictures without a group."""
+    """A warning if ``group_by`` keeps no pictures together, or if it or a table leaves pictures without a group."""
     if config.group_by is None:
-        if config.labels is None and not data.grouped:
+        if config.labels is None:
             yield from _divided_folders(data, config)
+        elif data.grouped:
+            yield from _empty_cells(data)
         return
     counts = Counter(data.groups)
     alone = counts.pop("", 0)
@@ -116,6 +118,16 @@ def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
     elif alone:
         first = data.names[data.groups.index("")]
         yield f"{asked} gives {_count(alone, 'picture')} of {len(data.names):,} no group, the first: {first}"
+
+
+def _empty_cells(data: Dataset) -> Iterator[str]:
+    """A warning if a table has a group for some of the pictures to train and validate on, and none for others."""
+    indices = np.sort(np.concatenate([data.splits["train"], data.splits["val"]])).tolist()
+    if alone := [index for index in indices if not data.groups[index]]:
+        yield (
+            f"the column of groups is empty for {_count(len(alone), 'picture')} of {len(indices):,} in train and val, "
+            f"the first: {data.names[alone[0]]}; splits are drawn as if each of them were a group of its own"
+        )
 
 
 def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:

@@ -150,6 +150,24 @@ def test_a_pattern_of_groups_that_does_not_fit_the_names_is_told(tmp_path: Path,
     assert f"data.group_by = {pattern!r} {sentence}" in told
 
 
+@pytest.mark.parametrize(
+    ("with_group", "expected"),
+    [
+        (12, ""),
+        (9, "the column of groups is empty for 3 pictures of 12 in train and val, the first: b/03.png; splits"),
+        (0, ""),
+    ],
+)
+def test_empty_cells_of_a_column_of_groups_are_told(tmp_path: Path, with_group: int, expected: str) -> None:
+    folder = make_pictures(tmp_path / "data", {"a": 6, "b": 6, "quiz": 2})
+    names = sorted(f"{file.parent.name}/{file.name}" for file in folder.glob("[ab]/*"))
+    rows = [f"{name},{name[0]},train,{f'P{i // 2}' if i < with_group else ''}" for i, name in enumerate(names)]
+    rows += [f"quiz/0{i}.png,{kind},test," for i, kind in enumerate("ab")]  # only drawn splits need groups
+    (folder / "t.csv").write_text("\n".join(["file,label,split,group", *rows]))
+    told = [one for one in warnings_of(folder, tmp_path, labels="t.csv") if "column of groups" in one]
+    assert [one[: len(expected)] for one in told] == ([expected] if expected else [])
+
+
 def test_a_part_of_the_training_pictures_is_told_with_its_numbers(tmp_path: Path) -> None:
     counts = {f"train/{name}": 60 for name in "ab"} | {f"val/{name}": 50 for name in "ab"}
     folder = make_pictures(tmp_path, counts)
