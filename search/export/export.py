@@ -178,7 +178,7 @@ def export_owned(
         export = Export(record, place.target)
         # Repeated for an existing export too, because its process may have been killed before these steps.
         retraining.tidy(trials)
-        figures = sorted((place.target / "plots").glob("*.png"))
+        figures = [place.target / name for name in (CURVES, CONFUSION, MISTAKES, RANKS)]
 
         def store() -> None:
             store_export(study, export.result)

@@ -10,6 +10,7 @@ webhook    messages as JSON POSTs, also in the shapes of chats
 services   messages through apprise
 event_files  writes TensorBoard's files
 page       the dashboard's page of a study: note, figures, an export's figures; drawn in another process
+artifacts  figures among a study's artifacts in the dashboard
 dashboard  serves optuna-dashboard, alone or during a launch; makes or reads its token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
 server     waitress, with limits for each client

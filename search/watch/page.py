@@ -37,6 +37,7 @@ from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot, nodes_in_words
 from search.study.sampling import build_ladder
 from search.study.trial import best_of, step_word
+from search.watch.artifacts import show_figures
 from search.watch.live import headline
 from search.words import count, judged_on, show
 from studies import Range, StudySpec
@@ -282,27 +283,13 @@ def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: st
         spec: the study's spec.
         artifacts: the dashboard's folder of artifacts.
         words: plain text; it replaces the text of an earlier export.
-        figures: image files, shown under their file names; each replaces an earlier export's figure of the same name.
+        figures: image files, for ``show_figures``.
     """
     from optuna_dashboard import get_note, save_note
 
-    _show_files(study, artifacts, figures)
+    show_figures(study, artifacts, figures)
     own, _ = _parts(get_note(study))
     save_note(study, _whole(own, confirmation_of(study, spec), f"```\n{words}\n```"))
-
-
-def _show_files(study: optuna.Study, artifacts: Path, figures: Iterable[Path]) -> None:
-    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-
-    artifacts.mkdir(parents=True, exist_ok=True)
-    store = FileSystemArtifactStore(artifacts)
-    known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
-    for figure in figures:
-        if figure.name in known:
-            with figure.open("rb") as file:
-                store.write(known[figure.name], file)
-        else:
-            upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
 
 
 def _axis(axis: Axis) -> str:
@@ -366,7 +353,7 @@ def page_attributes(
     for figure in page_figures(trials, spec, setting_importances(trials, spec)):
         save_plotly_graph_object(sketch, figure.chart, graph_object_id=figure.id)
     with tempfile.TemporaryDirectory() as folder:
-        _show_files(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
+        show_figures(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
     return storage.get_study_system_attrs(study_id)
 
 

@@ -319,6 +319,42 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     assert get_note(study) == f"{EXPORTED}```\n98.70% on the test split\n```{SEARCHED}new note"
 
 
+def test_a_figure_that_was_deleted_in_the_dashboard_is_shown_again(
+    spec: StudySpec, study: optuna.Study, runs: Runs
+) -> None:
+    picture = runs.root / "curves.png"
+    picture.write_bytes(b"first")
+    show_export(study, spec, runs.artifacts, "98.70% on the test split", [picture])
+    (artifact,) = get_all_artifact_meta(study)
+    app = build_app(f"sqlite:///{runs.database}", runs=runs, token="t" * 16, edits=True)
+    environ = {"REQUEST_METHOD": "DELETE", "PATH_INFO": f"/api/artifacts/1/{artifact.artifact_id}"}
+    environ |= {"HTTP_HOST": "127.0.0.1", "SERVER_PORT": "80", "HTTP_COOKIE": f"featherweight-80={'t' * 16}"}
+    said: list[str] = []
+    list(app(environ, lambda status, *_: said.append(status) or (lambda _: None)))
+    assert said == ["204 No Content"]
+    assert not (runs.artifacts / artifact.artifact_id).exists()
+
+    picture.write_bytes(b"second")
+    show_export(study, spec, runs.artifacts, "98.70% on the test split", [picture])
+    (shown,) = [one["artifact_id"] for one in Dashboard(f"sqlite:///{runs.database}").study()["artifacts"]]
+    assert (runs.artifacts / shown).read_bytes() == b"second"
+
+
+def test_a_figure_that_the_last_export_does_not_have_is_removed(
+    spec: StudySpec, study: optuna.Study, runs: Runs
+) -> None:
+    pictures = [runs.root / name for name in ("curves.png", "mistakes.png")]
+    for picture in pictures:
+        picture.write_bytes(b"of an export")
+    show_export(study, spec, runs.artifacts, "98.70% on the test split", pictures)
+    pictures[1].unlink()
+    for _ in range(2):
+        show_export(study, spec, runs.artifacts, "98.80% on the test split", pictures)
+        (artifact,) = Dashboard(f"sqlite:///{runs.database}").study()["artifacts"]
+        assert artifact["filename"] == "curves.png"
+        assert [file.name for file in runs.artifacts.iterdir()] == [artifact["artifact_id"]]
+
+
 def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:
     runs.study("birds").mkdir(parents=True)
     storage = study._storage
