@@ -133,9 +133,7 @@ class Place:
         """Make an empty folder beside the place. The unfinished folder of an earlier export is removed."""
         for number in count():
             partial = self._beside(f"partial-{number}" if number else "partial")
-            if (partial / UNFINISHED).exists() or (partial.is_dir() and altered(partial) is None):
-                _discard(partial)
-            if not os.path.lexists(partial):
+            if _discard(partial):
                 break
         partial.mkdir(parents=True)
         (partial / UNFINISHED).touch()
@@ -161,18 +159,17 @@ class Place:
             partial.rename(self.target)
             sync_folder(self.target.parent)
             return None
-        old = partial
+        old, note = partial, None
         if not _exchange(partial, self.target):
             old = self._beside("old")
-            if old.is_dir() and altered(old) is None:
-                _discard(old)
+            if not _discard(old):  # content of the place that was no export, from a killed process
+                note = f"what was in {self.target} before an export was killed is now in {_set_aside(old, self.target)}"
             self.target.rename(old)  # if the process is killed after this, ``check`` undoes it
             partial.rename(self.target)
         sync_folder(self.target.parent)
         if flaw is None and _discard(old):
-            return None
-        aside = self.target.with_name(f"{self.target.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
-        old.rename(aside)
+            return note
+        aside = _set_aside(old, self.target)
         return f"{self.target} was not a complete export ({flaw or foreign(aside)}); its content is now in {aside}"
 
     def _is_taken(self) -> bool:
@@ -184,12 +181,23 @@ class Place:
         return self.target.with_name(f".{self.target.name}.{what}")
 
 
+def _set_aside(content: Path, target: Path) -> Path:
+    """Move content that is not this program's to a new name beside the place. Returns that name."""
+    moment = f"{target.name}.aside-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (target.with_name(f"{moment}-{number}" if number else moment) for number in count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    content.rename(aside)
+    return aside
+
+
 def _discard(folder: Path) -> bool:
     """Remove this program's files from a folder. Returns whether the folder is gone.
 
     If UNFINISHED is in the folder, everything in it is this program's; otherwise the files that SHA256SUMS lists are.
     """
     mark = folder / UNFINISHED
+    if not os.path.lexists(folder):
+        return True
     if mark.exists():
         names = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
     elif altered(folder) is None and foreign(folder) is None:

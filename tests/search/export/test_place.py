@@ -140,6 +140,30 @@ def test_a_kill_between_two_moves_is_mended_before_anything_else(
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
+@pytest.mark.parametrize("is_export", [True, False], ids=["an export", "other content"])
+def test_what_a_kill_left_of_two_moves_prevents_no_later_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_export: bool
+) -> None:
+    monkeypatch.setattr(search.export.place, "_exchange", lambda *_: False)
+    place, left = Place(tmp_path / "birds", is_default=True), tmp_path / ".birds.old"
+    place.finish(made(place, "second"))
+    if is_export:  # killed while the files of the first export were removed
+        write_whole_export(left)
+        (left / UNFINISHED).touch()
+        (left / "README.md").unlink()
+    else:  # killed between the two moves, when the place had the content of somebody else
+        left.mkdir()
+        (left / "thesis.txt").write_text("mine")
+    place.check()
+    note = place.finish(made(place, "third"))
+    asides = [path for path in tmp_path.iterdir() if path.name != "birds"]
+    assert note == (
+        None if is_export else f"what was in {place.target} before an export was killed is now in {asides[0]}"
+    )
+    assert [there(path) for path in asides] == ([] if is_export else [{"thesis.txt": b"mine"}])
+    assert all(path.name.startswith("birds.aside-") for path in asides)
+
+
 def test_what_a_killed_export_left_is_removed_and_what_only_has_its_name_stays(tmp_path: Path) -> None:
     place = Place(tmp_path / "birds", is_default=False)
     first = place.begin()
