@@ -64,7 +64,7 @@ from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
-from search.watch.export_section import store_section
+from search.watch.export_section import store_section, stored_section
 from search.watch.page import show_export
 from search.words import judged_on, trials_in_words
 from search.workers.crew import POLL_SECONDS
@@ -200,7 +200,20 @@ def _unchanged_or_new(
         return _export(place, described, retraining, stages)
     names = f"{trials_in_words(record.trials)} {'were' if record.members else 'was'}"
     retraining.console.say(f"{spec.name}: {names} exported before, and nothing has changed")
+    _report_again(record, place.target / MISTAKES, retraining.runs)
     return record
+
+
+def _report_again(record: ExportRecord, mistakes: Path, runs: Runs) -> None:
+    """Write the report's section about an export that was made before, if another export was made since then. Its
+    mistakes are shown only if the export itself has the figure."""
+    if record.evaluation.scores is None:  # of an earlier version, which wrote no section
+        runs.export_section(record.study).unlink(missing_ok=True)
+        return
+    content = section_of(record, mistakes.read_bytes() if mistakes.exists() else None)
+    before = stored_section(runs, record.study)
+    if before is None or before.model_copy(update={"mistakes": content.mistakes}) != content:
+        store_section(content, runs, record.study)
 
 
 def _export(place: Place, described: Description, retraining: Retraining, stages: Stages) -> ExportRecord:

@@ -43,14 +43,19 @@ def store_section(content: ExportSection, runs: Runs, study: str) -> None:
     write_checked(runs.export_section(study), content.model_dump(mode="json"))
 
 
+def stored_section(runs: Runs, study: str) -> ExportSection | None:
+    """The content of the section about the last export; None if there is none on this machine, or of this version."""
+    values = recall(runs.export_section(study), "the report leaves the export out; export again")
+    try:
+        return None if values is None else ExportSection.model_validate(values)
+    except ValidationError:  # of another version
+        return None
+
+
 def section(runs: Runs, study: str) -> str:
     """The report's section about the last export, in HTML; empty if there is none on this machine."""
-    values = recall(runs.export_section(study), "the report leaves the export out; export again")
-    if values is None:
-        return ""
-    try:
-        one = ExportSection.model_validate(values)
-    except ValidationError:  # of another version
+    one = stored_section(runs, study)
+    if one is None:
         return ""
     rows = {"accuracy": one.measured} | one.rows
     facts = "".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in rows.items())

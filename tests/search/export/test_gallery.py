@@ -19,9 +19,9 @@ from torch import nn
 import search.figures.mistakes
 from search.console import Terminal
 from search.export.card import card
-from search.export.export import _draw_mistakes
+from search.export.export import _draw_mistakes, _report_again
 from search.export.gallery import _last_stage, confident_mistakes, layer_cam
-from search.export.metrics import REFERENCE_LOGITS
+from search.export.metrics import REFERENCE_LOGITS, section_of
 from search.export.place import MISTAKES
 from search.export.record import ExportRecord
 from search.export.retrain import Retraining
@@ -30,7 +30,7 @@ from search.figures.mistakes import Mistake, caption, draw_mistakes
 from search.paths import Runs
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
-from search.watch.export_section import section
+from search.watch.export_section import section, store_section
 from search.watch.report import html_of_report
 from studies import StudySpec
 from trainer.config import Shape, TrainConfig
@@ -168,3 +168,19 @@ def test_a_report_without_an_export_or_with_a_damaged_one_has_no_such_section(tm
     file.write_bytes(file.read_bytes().replace(b"macro F1", b"macro F2"))
     with pytest.warns(UserWarning, match=r"the report leaves the export out; export again"):
         assert section(runs, "digits") == ""
+
+
+def test_an_export_that_was_made_before_is_the_reports_last_one_when_it_is_asked_for_again(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    record, export, runs = shown(tmp_path, digits, gallery=False)
+    words = section(runs, "digits")
+    _report_again(record, export / MISTAKES, runs)
+    assert section(runs, "digits") == words, "with its mistakes, which only the report has"
+    store_section(section_of(record.model_copy(update={"trial": 7}), b"mistakes of trial 7"), runs, "digits")
+    _report_again(record, export / MISTAKES, runs)
+    assert "<h2>The exported model, trial 5</h2>" in section(runs, "digits")
+    assert "base64" not in section(runs, "digits")
+    earlier = record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"scores": None})})
+    _report_again(earlier, export / MISTAKES, runs)
+    assert section(runs, "digits") == ""
