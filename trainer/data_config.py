@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Literal, Self
@@ -109,6 +110,21 @@ class DataConfig(FrozenModel):
         share = self.image_size / self.cache_size
         # timm takes floor(image_size / crop_pct); for 8 of 93 pixels and others, rounding would lose a pixel.
         return share if math.floor(self.image_size / share) == self.cache_size else math.nextafter(share, 0)
+
+    @property
+    def named_tables(self) -> dict[str, str]:
+        """``labels`` and ``test_labels``, if set, in a form for other people: of a table outside the data folder only
+        the name, because its path would tell where it lies."""
+        found, folder = dict[str, str](), Path(self.path or "")
+        for setting, given in (("labels", self.labels), ("test_labels", self.test_labels)):
+            if given is not None:
+                written = Path(given).expanduser()
+                table = Path(os.path.normpath(folder / written))
+                if not table.is_relative_to(folder):
+                    found[setting] = table.name
+                else:
+                    found[setting] = table.relative_to(folder).as_posix() if written.is_absolute() else given
+        return found
 
     def crop_problem(self, random_crop: float) -> str | None:
         """Why random crops have no effect, and the cure; None if they have."""

@@ -282,7 +282,7 @@ class Device:
 
     @cached_property
     def graph_stream(self) -> torch.cuda.Stream:
-        """The stream on which steps are captured, one for all trainings."""
+        """The stream on which the steps of a training are captured."""
         return torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
 
     def _residence(self, images: NDArray[np.uint8], config: TrainConfig) -> tuple[bool, str]:

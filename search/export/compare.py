@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 from scipy.special import bdtr
 from sqlalchemy import URL
@@ -29,6 +30,7 @@ from search.study.gain import wilson_interval
 from search.study.lock import own_study
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import find_study, record_test_use
+from studies import StudySpec
 from studies.objective import Objective
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
@@ -46,7 +48,6 @@ LATENCY_ROUNDS = 11
 
 TEST = "the test split"
 """Beginning of ``Comparison.source`` if the pictures are a test split; such a comparison is a use of that split."""
-
 
 Reader = Callable[[int], NDArray[np.float32]]
 
@@ -182,7 +183,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         Side(export, record, config, open_model(export))
         for export, record, config in zip((first, second), records, configs, strict=True)
     ]
-    pictures = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
+    pictures = _from_folder(data, sides, runs.cache, url) if data is not None else _built_in(sides, runs.cache)
     is_test = pictures.source.startswith(TEST)
     counted_in = _record_use(records, data, url, runs) if url is not None and is_test else []
     right, scores, losses = [], [], []
@@ -243,16 +244,18 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
-def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> ComparedPictures:
+def _from_folder(data: Path, sides: Sequence[Side], cache: Path, url: URL | None) -> ComparedPictures:
     """The pictures of a folder on which two exports are compared.
 
     If there is a test folder, its pictures. Else, if an export was trained on this folder, the pictures of the test
     split that was drawn from it (without a test split, of the validation split). Else those of the val folder, if there
     is one. Else all pictures.
     """
-    images = _listing(data, [side.record for side in sides]).pictures
+    configs = [_pictures_of(side.record, data, url) for side in sides]
+    images = _listing(data, configs).pictures
     splits = {one.split for one in images}
-    known = [] if "test" in splits else [_held_out(data, side.record, cache) for side in sides]
+    pairs = zip(configs, sides, strict=True)
+    known = [] if "test" in splits else [_held_out(config, side.record, cache) for config, side in pairs]
     drawn = [one for one in known if one is not None]
     if drawn:
         split = "test" if any(name == "test" for name, _ in drawn) else "val"
@@ -274,21 +277,32 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> ComparedPict
     return ComparedPictures(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
 
 
-def _listing(data: Path, records: Sequence[ExportRecord]) -> Listing:
-    """List the pictures of a folder: by an export's label table if that is in the folder too, else by subfolders."""
-    for record in records:
-        if record.data.source == "folder":
-            config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
-            if config.labels is not None and (data / config.labels).is_file():
-                return scan(config)
-    return scan_folder(data, needs_train=False)
-
-
-def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:
-    """The split that an export was tested on, and its pictures; None if the export was not trained on this folder."""
+def _pictures_of(record: ExportRecord, data: Path, url: URL | None) -> DataConfig | None:
+    """The settings by which an export's study reads the pictures of this folder; None if it read no folder. Only the
+    study, if it is in this database, tells where a table of labels outside the folder is."""
     if record.data.source == "digits":
         return None
     config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
+    if config.labels is not None and not (data / config.labels).is_file() and url is not None:
+        found = _study_of(record.study, url)
+        if found is not None and found[1].data.named_tables == config.named_tables:
+            tables = found[1].data
+            config = config.model_copy(update={"labels": tables.labels, "test_labels": tables.test_labels})
+    return config
+
+
+def _listing(data: Path, configs: Sequence[DataConfig | None]) -> Listing:
+    """List the pictures of a folder: by an export's label table if that is there too, else by subfolders."""
+    for config in configs:
+        if config is not None and config.labels is not None and (data / Path(config.labels).expanduser()).is_file():
+            return scan(config)
+    return scan_folder(data, needs_train=False)
+
+
+def _held_out(config: DataConfig | None, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:
+    """The split that an export was tested on, and its pictures; None if the export was not trained on this folder."""
+    if config is None:
+        return None
     try:
         found = prepare_data(config, cache)
     except DataError:  # for example a single class: no export was trained on such a folder
@@ -330,22 +344,28 @@ def _built_in(sides: Sequence[Side], cache: Path) -> ComparedPictures:
 
 def _record_use(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
     """Record a use of the test split in each export's study, before it begins. Returns the names of the studies."""
-    file = sqlite_file(url)
-    if file is not None and not file.exists():
-        return []
     both = hashlib.sha256(json.dumps(sorted(record.identity for record in records)).encode()).hexdigest()
     found = []
     for name in sorted({record.study for record in records}):
-        with storage_errors(url):
-            try:
-                study, spec = find_study(open_storage(url), name)
-            except UsageError:  # the study of this export is not in this database
-                continue
-            if data is None or (spec.data.path is not None and Path(spec.data.path).resolve() == data.resolve()):
-                with own_study(name, url, runs):
-                    record_test_use(study, both, compared=[record.trial for record in records])
-                found.append(name)
+        known = _study_of(name, url)
+        path = None if known is None else known[1].data.path
+        if known is not None and (data is None or (path is not None and Path(path).resolve() == data.resolve())):
+            with storage_errors(url), own_study(name, url, runs):
+                record_test_use(known[0], both, compared=[record.trial for record in records])
+            found.append(name)
     return found
+
+
+def _study_of(name: str, url: URL) -> tuple[optuna.Study, StudySpec] | None:
+    """An export's study, and its spec; None if the study is not in this database."""
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return None
+    with storage_errors(url):
+        try:
+            return find_study(open_storage(url), name)
+        except UsageError:
+            return None
 
 
 def _latencies(forwards: Sequence[Forward], images: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:

@@ -119,7 +119,7 @@ def _pictures(retraining: Retraining) -> dict[str, object]:
     spec, data = retraining.spec, retraining.data
     return {
         "source": spec.data.source,
-        "config": identity(spec.data, without=("path",)),
+        "config": identity(spec.data, without=("path",)) | spec.data.named_tables,
         "content_hash": data.content_hash,
         "fingerprint": data.fingerprint,
         "image_size": spec.data.image_size,

@@ -349,8 +349,8 @@ def _settings(spec: StudySpec) -> str:
     }
     data = {
         f"data.{key}": value
-        for key, value in spec.data.model_dump(mode="json", exclude_defaults=True).items()
-        if key != "path"  # others may get the page, and it should not show where the pictures are
+        for key, value in (spec.data.model_dump(mode="json", exclude_defaults=True) | spec.data.named_tables).items()
+        if key != "path"  # others may get the page, and it should not show where the pictures and their tables are
     }
     limit = {f"limit.{key}": value for key, value in spec.limit.model_dump().items() if value is not None}
     rows = [[key, _number(value)] for key, value in (data | limit | fixed | searched | {"seed": spec.seed}).items()]

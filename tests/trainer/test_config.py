@@ -148,3 +148,20 @@ def test_the_json_form_of_a_value_has_its_fields_and_refuses_what_has_none() -> 
     }
     with pytest.raises(TypeError, match="set has no JSON form"):
         to_json({"kinds": {1, 2}})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("labels.csv", "labels.csv"),
+        ("tables/./labels.csv", "tables/./labels.csv"),
+        ("/home/me/birds/tables/labels.csv", "tables/labels.csv"),
+        ("/home/me/labels.csv", "labels.csv"),
+        ("../../me/labels.csv", "labels.csv"),
+        ("~/labels.csv", "labels.csv"),
+    ],
+)
+def test_of_a_table_outside_the_data_folder_only_the_name_is_told(given: str, told: str) -> None:
+    config = DataConfig(path="/home/me/birds", labels=given, test_labels=given)
+    assert config.named_tables == {"labels": told, "test_labels": told}
+    assert DataConfig(path="/home/me/birds").named_tables == {}

@@ -150,6 +150,32 @@ def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_t
     assert compare(first, second, data=data, runs=runs).source == f"the val split of {data}"
 
 
+def test_pictures_whose_table_lies_outside_their_folder_are_compared_with_the_table_of_the_study(
+    data: Path, tmp_path: Path
+) -> None:
+    flat, rows = tmp_path / "flat", ["file,label"]
+    flat.mkdir()
+    for index, file in enumerate(sorted(data.glob("*/*.png"))):
+        with Image.open(file) as image:
+            image.putpixel((0, 0), (index, 0, 0))
+            image.save(flat / f"{index}.png")
+        rows.append(f"{index}.png,{file.parent.name}")
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    config = DataConfig(path=str(flat), labels=str(tmp_path / "mine.csv"), image_size=8, test_fraction=0.3)
+    trained = prepare_data(config, tmp_path / "cache")
+    settings = {"names": NAMES, "weights": np.eye(3), "content_hash": trained.content_hash, "test_fraction": 0.3}
+    pair = [write_export(tmp_path / name, **settings, **config.named_tables) for name in ("own", "other")]
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    storage = open_storage(url, create=True)
+    study = optuna.create_study(study_name="colours", storage=storage)
+    values = {"name": "colours", "data": config.model_dump(), "space": {"lr": {"low": 0.1, "high": 1.0}}}
+    study.set_user_attr(SPEC, StudySpec.model_validate(values).model_dump(mode="json"))
+    answer = compare(pair[0], pair[1], data=flat, runs=Runs(tmp_path), url=url)
+    assert answer.to_json()["pictures"] == {"from": f"the test split of {flat}", "n": 9}
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (9, 1), (40, 20), (0, 300)])
 def test_mcnemar_is_the_exact_binomial_test(counts: tuple[int, int]) -> None:
     expected = binomtest(counts[0], sum(counts), 0.5).pvalue if sum(counts) else 1.0
