@@ -7,6 +7,7 @@ KillWait or GraceTime is long enough, and ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -127,7 +128,8 @@ class SlurmPool(PipedPool):
         """Cancel the worker's step, or its request while it waits in the queue. Does not wait for Slurm."""
         if entry.step is not None:
             words = ["scancel", "--signal=KILL", entry.step]
-            self._cancels.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True))
+            with contextlib.suppress(OSError):  # the system refuses a process
+                self._cancels.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True))
         entry.process.terminate()  # a step that scancel does not reach ends after Slurm's KillWait
 
     def close(self, patience_seconds: float = 5) -> list[int]:

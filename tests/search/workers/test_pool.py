@@ -19,7 +19,9 @@ from search.workers.crew import Crew
 from search.workers.failures import Failure
 from search.workers.local import LocalPool
 from search.workers.messages import Answer
+from search.workers.piped import PipedPool
 from search.workers.pool import Exit
+from search.workers.slurm import SlurmPool
 from studies import Faults
 
 
@@ -94,7 +96,22 @@ def test_a_process_that_the_system_refuses_is_an_end_with_the_reason_in_the_log(
     assert pool.close(patience_seconds=0) == []
 
 
-def exit_of(pool: LocalPool) -> Exit:
+def test_a_step_of_slurm_ends_although_the_system_refuses_scancel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "srun").write_text("""#!/bin/sh\necho '{"type": "step", "step": "1.0"}'\nexec /bin/sleep 60\n""")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pool = SlurmPool([WorkerDevice("slurm:0", None, 1, place="slurm")], [tmp_path / "log"], "plays", [])
+    pool.start(0)
+    while pool._processes[0].step is None:
+        assert list(pool.events(1.0)) == []
+    pool.kill(0)
+    assert exit_of(pool).returncode == -signal.SIGKILL
+    assert pool.close() == []
+
+
+def exit_of(pool: PipedPool) -> Exit:
     while True:
         for _, event in pool.events(1.0):
             if isinstance(event, Exit):
