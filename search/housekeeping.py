@@ -13,6 +13,7 @@ from search.console import tell
 from search.errors import UsageError
 from search.options import BegunArgument, JsonOption, RunsOption, StorageOption, places, print_answer
 from search.paths import DEFAULT_RUNS, Runs
+from search.words import count
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -80,7 +81,7 @@ def _is_wanted(question: str) -> bool:
 def _text_of_deletion(answer: Deleted) -> str:
     if not answer.deleted:
         return "nothing was deleted"
-    return f"study {answer.study!r} is deleted, with its {answer.trials} trials; its exports stay"
+    return f"study {answer.study!r} is deleted, with its {count(answer.trials, 'trial')}; its exports stay"
 
 
 def _all_studies(runs: Runs, url: URL) -> Studies:

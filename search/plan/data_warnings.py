@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from search.figures.confusion import read_confusion
+from search.words import count as _count
 from trainer.config import DataConfig
 from trainer.data import Dataset
 from trainer.errors import printable
@@ -235,10 +236,6 @@ def _imbalance(data: Dataset) -> Iterator[str]:
             f"{counts[most] / counts.sum():.0%} of them, and accuracy hardly depends on the small classes; "
             "train.logit_adjustment = 1.0 makes a model predict them more often"
         )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' if number != 1 else ''}"
 
 
 def _some(names: Sequence[str]) -> str:

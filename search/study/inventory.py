@@ -24,6 +24,7 @@ from search.study.marks import own_trials
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import SPEC, find_study, person_of, uuid_of
 from search.study.trial import best_of
+from search.words import count
 from studies.objective import Objective
 from studies.spec import STUDY_NAME
 from trainer.errors import no_room
@@ -139,7 +140,8 @@ class Found:
     def question(self) -> str:
         """The question to the user before the study is deleted."""
         whose = "" if self.person is None else f" of {self.person}"
-        return f"delete study {self.name!r}{whose} with its {self.trials} trials, its journal and its checkpoints?"
+        trials = count(self.trials, "trial")
+        return f"delete study {self.name!r}{whose} with its {trials}, its journal and its checkpoints?"
 
 
 def find_to_delete(name: str, url: URL) -> Found:
