@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import product
@@ -88,7 +89,7 @@ TIMM = "timm:"
 
 
 def _read_value(value: object) -> object:
-    if not isinstance(value, bool | int | float | str):
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{value!r} cannot be sampled; write a number, a string, true or false")
     return value
 

@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -313,7 +314,9 @@ def open_cache(path: Path) -> Cache:
         shapes = {(len(column), side, side, channels) for column in columns}
         if cache.images.dtype != np.uint8 or shapes != {cache.images.shape}:
             raise ValueError("pictures.npy and index.json disagree")
-    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        if (path / "pictures.npy").stat().st_size - cache.images.nbytes != getattr(cache.images, "offset", None):
+            raise ValueError("the header of pictures.npy is damaged")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, TokenError) as error:
         raise DataError(
             f"the picture cache {path} is missing or damaged ({error}); launch again to rebuild it"
         ) from None

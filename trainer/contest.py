@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainer.one_hot import about_one_hot
 from trainer.split_names import split_of
 from trainer.tree import File, Folder
 
-__all__ = ["Suggestion", "suggest_labels"]
+__all__ = ["Suggestion", "about_test_table", "suggest_labels"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Suggestion:
     """What was found, and what to do."""
     contradicts_folders: bool
     """Whether pictures of one folder have several labels, so that the folders are not the classes."""
+    divided: Collection[str] = ()
+    """The folders whose pictures have several labels, if the column of the classes is known."""
     is_clear: bool = True
     """Whether the column of the classes is known; if not, the table may have none."""
     settings: str = ""
@@ -70,14 +72,28 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     for chosen in found.values():
         for picture, label in chosen.labels:
             labels_of[picture.name.rpartition("/")[0]].add(label)
-    chosen = found["labels"]
+    chosen, divided = found["labels"], {folder for folder, labels in labels_of.items() if len(labels) > 1}
     return Suggestion(
         f"{chosen.name} names {len(chosen.labels):,} of the pictures and their classes; to train on those, add to "
         "the study file",
-        any(len(labels) > 1 for labels in labels_of.values()),
+        bool(divided),
+        divided,
         settings=lines,
         test_table=found["test_labels"].name if "test_labels" in found else "",
     )
+
+
+def about_test_table(tree: Folder, root: Path) -> str | None:
+    """A sentence about a table that has the classes of the test pictures; None if there is none."""
+    index = FileIndex([file for file in tree.walk() if file.is_picture], root)
+    for file in tables_in(tree):
+        if (one := _labelling(file, index)) is not None and one.setting == "test_labels":
+            picture, label = one.labels[0]
+            return (
+                f"{one.name} has the classes of {len(one.labels):,} test pictures; to use them as the test split, move "
+                f"each into the folder of its class, such as {picture.name.rpartition('/')[0]}/{label}"
+            )
+    return None
 
 
 @dataclass(frozen=True)
@@ -166,10 +182,17 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
 def _naming(
     index: FileIndex, header: Sequence[str], lines: Sequence[tuple[int, list[str]]]
 ) -> tuple[list[int], list[int]]:
-    """The columns whose values name pictures, and the other ones. A column of URLs beside one of files is neither."""
+    """The columns whose values name pictures, and the other ones. A column of URLs beside one of files is neither.
+
+    Numbers may name pictures by chance (1 and 1.jpg). If one of several such columns is called as a column of files, it
+    is the only one.
+    """
     naming = [number for number in range(len(header)) if any(_found(index, row, number) for _, row in lines[:100])]
     others = [number for number in range(len(header)) if number not in naming]
     plain = [number for number in naming if not any("://" in row[number] for _, row in lines if number < len(row))]
+    known = [number for number in plain if header[number].lower() in FILE_COLUMNS]
+    if len(known) == 1:
+        return known, sorted({*others, *plain} - {*known})
     return plain or naming, others
 
 

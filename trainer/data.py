@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -160,7 +161,7 @@ def prepare_data(
         DataError: the pictures cannot be trained on; the message lists all problems.
         DiskError: the disk has no room for the cache.
     """
-    folder = None if config.path is None else Path(config.path).resolve()
+    folder = None if config.path is None else Path(os.path.realpath(config.path))
     # Built-in pictures never change, so their name is enough as a stamp; with a cache they need not be read.
     title: str = config.source
     stamp: str = config.source
@@ -374,8 +375,7 @@ def _list_cifar(source: str, folder: Path | None, downloads: Path, may_download:
 
     own_name = TORCHVISION_FOLDERS[source]
     root = folder or downloads
-    if root.name == own_name:
-        root = root.parent
+    root = root.parent if root.name == own_name else root
     is_there = (root / own_name).is_dir()
     if not is_there and not may_download:
         raise DataError(

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from trainer.results import Shape
-from trainer.values import FrozenModel
+from trainer.values import FrozenModel, expanded
 
 
 class Columns(FrozenModel):
@@ -118,7 +118,7 @@ class DataConfig(FrozenModel):
         found, folder = dict[str, str](), Path(self.path or "")
         for setting, given in (("labels", self.labels), ("test_labels", self.test_labels)):
             if given is not None:
-                written = Path(given).expanduser()
+                written = expanded(given)
                 table = Path(os.path.normpath(folder / written))
                 if not table.is_relative_to(folder):
                     found[setting] = table.name
@@ -138,7 +138,7 @@ class DataConfig(FrozenModel):
     @field_validator("path")
     @classmethod
     def _path_is_the_same_everywhere(cls, path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
+        return None if path is None else str(expanded(path).absolute())
 
     @model_validator(mode="after")
     def _digits_need_no_folder(self) -> Self:

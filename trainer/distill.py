@@ -20,7 +20,7 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
 from trainer.sums import check_teacher
-from trainer.values import nearest
+from trainer.values import expanded, nearest
 
 moved: dict[str, Path] = {}
 """Teachers that lie elsewhere on this machine: the name in the settings -> the folder. The settings keep the name,
@@ -67,7 +67,7 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
     Raises:
         ConfigError: the teacher cannot be loaded, or its classes and their order differ from those of the pictures.
     """
-    folder = moved.get(settings.teacher, Path(settings.teacher).expanduser())
+    folder = moved.get(settings.teacher, expanded(settings.teacher))
     if (folder / "config.json").exists():
         model, names, wanted = _load_export(folder, data)
         if names != list(data.class_names):
@@ -98,7 +98,7 @@ def may_download(settings: Distill) -> bool:
     Raises:
         ConfigError: the teacher is neither an export nor a timm model.
     """
-    if (Path(settings.teacher).expanduser() / "config.json").exists():
+    if (expanded(settings.teacher) / "config.json").exists():
         return False
     _check_timm_name(settings.teacher)
     return True

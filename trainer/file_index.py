@@ -176,8 +176,8 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except UnicodeDecodeError:
         raise DataError(f"the table {path} is not text in UTF-8; save it as CSV in UTF-8") from None
     separator = separator_of(text)
-    if EXCEL_SEPARATOR.match(text):
-        text = "\n" + text.partition("\n")[2]  # so that lines keep their numbers
+    if (said := EXCEL_SEPARATOR.match(text)) is not None:
+        text = "\n" + text[said.end() :]  # so that lines keep their numbers
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -195,7 +195,7 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, lines[1:]
 
 
-EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)\r?\n", re.IGNORECASE)
+EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)(\r\n|\r|\n)", re.IGNORECASE)
 """A first line in which Excel is told the separator of a CSV file."""
 
 
@@ -204,7 +204,7 @@ def separator_of(text: str) -> str:
     cells as the first line."""
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         return said[1]
-    some = [line[:10_000] for line in islice(io.StringIO(text), 100) if line.strip()][:20]
+    some = [line[:10_000] for line in islice(io.StringIO(text, newline=None), 100) if line.strip()][:20]
     first = some[0] if some else ""
 
     def fit(separator: str) -> tuple[bool, int]:

@@ -20,6 +20,7 @@ from trainer.file_index import FileIndex, composed, naming_column, read_lines, t
 from trainer.one_hot import about_one_hot
 from trainer.split_names import split_of
 from trainer.tree import File, Folder, read_tree
+from trainer.values import expanded
 
 __all__ = ["FILE_COLUMNS", "LabelledFile", "Labels", "Table", "read_labels", "read_table"]
 
@@ -94,7 +95,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
     assert config.labels is not None
     tree = read_tree(root)
     asked = [("train", config.labels)] + ([("test", config.test_labels)] if config.test_labels is not None else [])
-    paths = [root / Path(name).expanduser() for _, name in asked]
+    paths = [root / expanded(name) for _, name in asked]
     files = FileIndex([file for file in tree.walk() if file.path not in paths], root)
     found: dict[str, tuple[LabelledFile, str]] = {}
     unlabelled: list[File] = []

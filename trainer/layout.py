@@ -71,7 +71,8 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
     tops = [folder for folder in tops if folder.name not in copies]
     notices = list(copies.values())
     # A folder train_labels with tables is not a split. An empty test folder is a split without pictures.
-    named = [folder for folder in root.folders if folder in tops or not any(folder.walk())]
+    top_names = {folder.name for folder in tops}
+    named = [folder for folder in root.folders if folder.name in top_names or not any(folder.walk())]
     splits = splits_of(named)
     named = [folder for folder in named if folder.name in splits]
     unlabelled = [one for one in tops if words_of(one.base) & UNLABELLED_WORDS and len(one.holding) < 2]
@@ -83,7 +84,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
             )
         notices += _archives(root)
         return _splits(where, [(splits[folder.name], folder) for folder in named], unlabelled, notices)
-    named = [folder for folder in named if folder in tops]
+    named = [folder for folder in named if folder.name in top_names]
     if len(tops) == 1 and (inner := unwrapped(tops[0])).holding:
         found = read_layout(inner, where, needs_train=needs_train)
         if found.has_splits or len(found.train_classes) > 1:

@@ -179,7 +179,8 @@ def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
     row = next(row for row in rows if index.find(row[number]))
     picture = index.find(row[number], (split_of(file.name.split("/")[0]) or "train",))[0]
     found = f"{file.name} names pictures, such as {picture.name}, and {row[number + 1]!r} seems to be its class"
-    if "/" not in file.name or split_of(file.name.split("/")[0]) is None or not picture.name.endswith(row[number]):
+    in_split = "/" in file.name and split_of(file.name.split("/")[0]) is not None
+    if not in_split or not picture.name.endswith(row[number]) or not index.find(rows[0][number]):
         return _as_table(file, rows, number, separator, index, found)
     before = f"{root}/{picture.name.removesuffix(row[number])}"
     after = f"{root}/{file.name.split('/')[0]}/"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import TypeAlias
 from PIL import Image
 
 from trainer.config import DataConfig
-from trainer.contest import Suggestion, suggest_labels
+from trainer.contest import Suggestion, about_test_table, suggest_labels
 from trainer.errors import DataError
 from trainer.labels import read_labels
-from trainer.layout import EXPECTED_LAYOUT, read_layout
+from trainer.layout import EXPECTED_LAYOUT, Layout, read_layout
 from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
@@ -67,7 +68,7 @@ def scan(config: DataConfig) -> Listing:
         DataError: as in ``scan_folder`` and ``read_labels``.
     """
     assert config.path is not None
-    root = Path(config.path).resolve()
+    root = Path(os.path.realpath(config.path))  # ``resolve`` fails if links lead in a circle
     return scan_folder(root) if config.labels is None else _scan_tables(config, root)
 
 
@@ -121,21 +122,15 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             f"are the {'splits' if layout.has_splits else 'classes'}, use {option_for(layout.below, str(root))}"
         )
     notices = [*_about_links(tree), *layout.notices]
-    if suggestion is not None and suggestion.is_clear and not layout.is_plain:
+    are_classes = layout.is_plain or (len(layout.train_classes) > 1 and agrees)
+    if suggestion is not None and suggestion.is_clear and not are_classes:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if needs_train and len(layout.train_classes) == 1:
         one = f"{root}: one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
         told = _about_labels(suggestion, tree, root)
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
-    if suggestion is not None:
-        if suggestion.contradicts_folders and not layout.has_splits:
-            notices.append(f"the folders are taken for the classes, but {suggestion.lines}")
-        if suggestion.test_table and layout.has_splits and "test" not in dict(layout.parts):
-            notices.append(
-                f"{suggestion.test_table} has the classes of the test pictures; to train and test by tables, not by "
-                f"folders, add to the study file:{suggestion.settings}"
-            )
+    notices += _about_tables(suggestion, layout, tree, root)
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     stamps: list[str] = []
@@ -157,6 +152,24 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
+
+
+def _about_tables(suggestion: Suggestion | None, layout: Layout, tree: Folder, root: Path) -> Iterator[str]:
+    """Sentences about tables that have other classes than the folders, or the classes of test pictures that are in no
+    class folder."""
+    if suggestion is not None and suggestion.contradicts_folders:
+        in_classes = {inner.name for folder in layout.train_classes for inner in folder.tree()}
+        if not layout.has_splits or not in_classes.isdisjoint(suggestion.divided):
+            yield f"the folders are taken for the classes, but {suggestion.lines}"
+    if not layout.has_splits or "test" in dict(layout.parts):
+        return
+    if suggestion is not None and suggestion.test_table:
+        yield (
+            f"{suggestion.test_table} has the classes of the test pictures; to train and test by tables, not by "
+            f"folders, add to the study file:{suggestion.settings}"
+        )
+    elif suggestion is None and (told := about_test_table(tree, root)) is not None:
+        yield told
 
 
 def _about_labels(suggestion: Suggestion | None, tree: Folder, root: Path) -> str | None:

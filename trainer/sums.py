@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.errors import ConfigError
 from trainer.kept import write_whole
+from trainer.values import expanded
 
 SUMS = "SHA256SUMS"
 """File with the SHA-256 of every other file of an export, in the format of ``sha256sum --check``."""
@@ -56,7 +57,7 @@ def check_teacher(teacher: str) -> None:
     Raises:
         ConfigError: a file has changed.
     """
-    folder = Path(teacher).expanduser()
+    folder = expanded(teacher)
     if not (folder / "config.json").exists():
         return
     try:
@@ -75,7 +76,7 @@ def check_teacher(teacher: str) -> None:
 def background_of_teacher(teacher: str) -> str | None:
     """The ``data.background`` with which an export was trained; None for the name of a timm model."""
     try:
-        described = json.loads((Path(teacher).expanduser() / "config.json").read_text(encoding="utf-8"))
+        described = json.loads((expanded(teacher) / "config.json").read_text(encoding="utf-8"))
         return str(described.get("background", "keep"))
     except (OSError, ValueError, AttributeError):  # not an export, or one that ``trainer.distill`` refuses
         return None

@@ -18,7 +18,7 @@ LITTER = frozenset(
         *("@__thumb", "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle"),  # NAS
         *("#snapshot", "~snapshot"),
         *("$recycle.bin", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "folder.htt"),  # Windows
-        *("picasa.ini", "recycled", "recycler", "system volume information", "thumbs.db", "zbthumbnail.info"),
+        *("picasa.ini", "system volume information", "thumbs.db", "zbthumbnail.info"),
         *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
         *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
     )

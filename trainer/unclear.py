@@ -6,7 +6,7 @@ import filecmp
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from trainer.errors import DataError
 from trainer.split_names import WRAPPER_WORDS, rest_of, split_of, splits_of, words_in_order, words_of
@@ -157,8 +157,9 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
     if splits:
         _refuse_others(place, [folder for folder in tops if folder.name in splits], others, splits)
     _refuse_shared_names(place, where, tops)
+    names = {folder.base for folder in tops}
     for folder in tops:
-        if shared := _shared_with_siblings(folder, tops):
+        if shared := _shared_with_siblings(folder, names):
             counts = [sum(file.is_picture for file in one.walk()) for one in (folder, *tops)]
             use = f", or use {option_for(unwrapped(folder), where)}" if 2 * counts[0] > sum(counts[1:]) else ""
             raise DataError(
@@ -211,6 +212,9 @@ def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], sp
         return
     if any(splits[folder.name] == "train" for folder in named):
         cure = f"move {names_of(others)} elsewhere"
+        missing = [split for split in ("val", "test") if split not in splits.values()]
+        if missing and all(_has_classes(folder, "") for folder in others):
+            cure += f", or rename {'it' if len(others) == 1 else 'them'} to {' or '.join(missing)}"
     elif is_train:
         cure = f"rename {others[0].base} to train if it has the training pictures"
     else:
@@ -255,8 +259,9 @@ def refuse_masks(place: str, folders: Sequence[Folder]) -> None:
             if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
                 raise DataError(
                     f"{place}: {mask.name} holds pictures of the same names as {image.name}, so it seems to hold "
-                    f"masks, as data for segmentation does; move such folders elsewhere; a classifier needs one class "
-                    f"for each picture: expected is {EXPECTED_LAYOUT}, or a table of labels (data.labels)"
+                    "masks, as data for segmentation does; move such folders elsewhere, or rename them if they are "
+                    f"classes; a classifier needs one class for each picture: expected is {EXPECTED_LAYOUT}, or a "
+                    "table of labels (data.labels)"
                 )
 
 
@@ -334,15 +339,19 @@ def _is_short(word: str) -> bool:
 def copies_among(tops: Sequence[Folder]) -> dict[str, str]:
     """Name of a folder -> a sentence that it is a copy of those beside it, with the same names, sizes and bytes."""
     copies: dict[str, str] = {}
+    names = {folder.base for folder in tops}
+    alike: dict[str, list[Folder]] = defaultdict(list)
     for folder in tops:
-        rest = [one for one in tops if one is not folder and one.name not in copies]
-        twins = [one for one in rest if one.base.lower() == folder.base.lower() and one.name < folder.name]
-        own = unwrapped(folder)
-        if split_of(folder.base) is None and _shared_with_siblings(folder, tops):
-            originals, theirs = rest, {f"{one.base}/{path}": file for one in rest for path, file in _by_path(one)}
+        alike[folder.base.lower()].append(folder)
+    for folder in tops:
+        if split_of(folder.base) is None and _shared_with_siblings(folder, names):
+            originals = [one for one in tops if one is not folder and one.name not in copies]
+            theirs = {f"{one.base}/{path}": file for one in originals for path, file in _by_path(one)}
         else:
-            originals, theirs = twins, {path: file for one in twins for path, file in _by_path(unwrapped(one))}
-        if theirs and _holds_same(dict(_by_path(own)), theirs):
+            twins = alike[folder.base.lower()]
+            originals = [one for one in twins if one.name < folder.name and one.name not in copies]
+            theirs = {path: file for one in originals for path, file in _by_path(unwrapped(one))}
+        if theirs and _holds_same(dict(_by_path(unwrapped(folder))), theirs):
             count = sum(file.is_picture for file in folder.walk())
             copies[folder.name] = (
                 f"{folder.name}: its {count:,} pictures are copies of those in {names_of(originals)}, and are not used"
@@ -350,10 +359,10 @@ def copies_among(tops: Sequence[Folder]) -> dict[str, str]:
     return copies
 
 
-def _shared_with_siblings(folder: Folder, tops: Sequence[Folder]) -> list[str]:
-    """Names that folders inside this folder share with folders beside it; none if they share only one."""
-    beside = {one.base for one in tops if one is not folder}
-    shared = sorted(one.base for one in unwrapped(folder).holding if one.base in beside)
+def _shared_with_siblings(folder: Folder, names: Set[str]) -> list[str]:
+    """Names that folders inside this folder share with folders beside it; none if they share only one. ``names`` are
+    those of this folder and of the folders beside it."""
+    shared = sorted(one.base for one in unwrapped(folder).holding if one.base != folder.base and one.base in names)
     return shared if len(shared) > 1 else []
 
 

@@ -46,6 +46,14 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"known: {', '.join(known[:40])}{f' and {len(known) - 40:,} more' if len(known) > 40 else ''}"
 
 
+def expanded(path: str) -> Path:
+    """The path, with ~ and ~USER replaced by a home folder; if there is no such user, the path as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 

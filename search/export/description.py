@@ -23,6 +23,7 @@ from search.study.trial import recipe_of, states_of, view_of
 from studies.final import exported_size
 from trainer.config import ModelSize, TrainConfig
 from trainer.identity import identity, later_recipe
+from trainer.values import expanded
 
 
 def describe(
@@ -163,7 +164,7 @@ def _recorded_config(config: TrainConfig) -> TrainConfig:
     distill = config.distill
     if distill is None or teacher_hash(config) == distill.teacher:
         return config
-    teacher = distill.model_copy(update={"teacher": Path(distill.teacher).expanduser().resolve().name})
+    teacher = distill.model_copy(update={"teacher": expanded(distill.teacher).resolve().name})
     return config.model_copy(update={"distill": teacher})
 
 

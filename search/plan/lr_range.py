@@ -15,16 +15,15 @@ from scipy.ndimage import gaussian_filter1d
 
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
-from search.errors import UsageError
 from search.figures.png import open_pyplot
 from search.paths import Runs
 from search.plan.prepare import Prepared, prepare
-from search.plan.preview import check_figure
+from search.plan.preview import check_figure, save_figure
 from search.plan.space import known_recipes
 from search.plan.width import Fitter
 from studies import StudySpec
 from trainer.config import TrainConfig
-from trainer.errors import DivergedError, no_room
+from trainer.errors import DivergedError
 
 LOWEST, HIGHEST = 1e-6, 1.0
 """Range of learning rates that are tried, evenly spaced on a logarithmic scale."""
@@ -115,12 +114,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
             losses.append(loss)
     curve = Curve.of(lrs, losses)
     fall = curve.fall()
-    try:
-        _draw(spec.name, curve, fall, out)
-    except OSError as error:
-        if full := no_room(error, out):
-            raise full from error
-        raise UsageError(f"--out {out} cannot be written ({error.strerror}); choose another file") from error
+    save_figure("--out", out, lambda file: _draw(spec.name, curve, fall, file))
     if isinstance(fall, str):
         raise DivergedError(f"{fall}; the curve is in {out}")
     return LrRange(

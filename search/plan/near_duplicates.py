@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from search.errors import UsageError
+from search.plan.preview import save_figure
 from trainer.data import Dataset
 from trainer.near import NearDuplicate
 
@@ -23,7 +23,7 @@ def draw_pairs(data: Dataset, pairs: Sequence[NearDuplicate], out: Path) -> str:
     """Draw the pairs, each side by side, the most similar first. Returns a sentence about the figure.
 
     Raises:
-        UsageError: the file cannot be written.
+        DiskError, UsageError: the file cannot be written.
     """
     index = {name: number for number, name in enumerate(data.names)}
     shown = pairs[:MOST_PAIRS]
@@ -36,8 +36,5 @@ def draw_pairs(data: Dataset, pairs: Sequence[NearDuplicate], out: Path) -> str:
             cell = Image.fromarray(data.images[index[name]].squeeze()).convert("RGB")
             x = left + GAP_PIXELS + column * (CELL_PIXELS + GAP_PIXELS)
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), Image.Resampling.BICUBIC), (x, top + GAP_PIXELS))
-    try:
-        sheet.save(out)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}); work in another folder") from error
+    save_figure("--duplicates", out, sheet.save)
     return f"wrote {out}: {len(shown)} of {len(pairs)} near-duplicates, each pair side by side, the most similar first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +47,32 @@ def check_figure(option: str, file: Path) -> None:
         raise UsageError(f"{option} {file} cannot be written; choose another file")
 
 
+def save_figure(option: str, file: Path, save: Callable[[Path], object]) -> None:
+    """Write a figure.
+
+    Args:
+        option: the option that named the file, for the message.
+        file: the PNG.
+        save: writes the figure into a file.
+
+    Raises:
+        DiskError: the disk is full.
+        UsageError: the file cannot be written.
+    """
+    try:
+        save(file)
+    except OSError as error:
+        if full := no_room(error, file):
+            raise full from error
+        raise UsageError(f"{option} {file} cannot be written ({error.strerror}); choose another file") from error
+
+
 def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
     """Draw the grid with the same code that training uses. Returns a sentence about the figure.
 
     Raises:
         ConfigError: the augmentation cannot be built.
-        UsageError: the file cannot be written.
+        DiskError, UsageError: the file cannot be written.
     """
     import torch
 
@@ -79,12 +100,7 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
             small = cell.width < CELL_PIXELS  # small pictures are enlarged without smoothing
             filter = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), filter), (column * step, row * step))
-    try:
-        sheet.save(out)
-    except OSError as error:
-        if full := no_room(error, out):
-            raise full from error
-        raise UsageError(f"--pictures {out} cannot be written ({error.strerror}); choose another file") from error
+    save_figure("--pictures", out, sheet.save)
     sampled = ", ".join(key for key in SHOWN if key in spec.space)
     told = f"; from left to right, {sampled} from the first value of the space to the last" if sampled else ""
     return f"wrote {out}: plain pictures on the left, then {device.executor(recipes[-1])}{told}"

@@ -213,7 +213,7 @@ def feasible_models(
         else:
             fitting.append(model)
     if not fitting:
-        cures = _largest_values(spec, fitter) if len(left_out) == 1 else []
+        cures = _largest_values(spec, models[0], fitter) if len(models) == 1 else []
         reasons = [why if model in why else f"{model}: {why}" for model, why in left_out.items()]
         raise LimitError("\n".join(["no model of the space fits the limit:", *reasons, *cures]))
     for number, recipe in enumerate(spec.known):  # Optuna cannot sample a recipe whose model is not a choice
@@ -255,8 +255,9 @@ def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: Mapping[
     fitter.resolve(config, 0.0, narrowest, narrowest)
 
 
-def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
-    """For each size setting except the width, the largest value that fits with the others at their smallest."""
+def _largest_values(spec: StudySpec, model: str, fitter: Fitter) -> list[str]:
+    """For each size setting except the width, the largest value with which a model fits, with the others at their
+    smallest."""
     sizes = _other_sizes(spec)
     smallest = {key: min(values) for key, values in sizes.items()}
     lines = []
@@ -269,7 +270,7 @@ def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
         largest = None
         for value in choices:
             try:
-                _check_corner(spec, spec.train.model, fitter, smallest | {key: value})
+                _check_corner(spec, model, fitter, smallest | {key: value})
             except LimitError:
                 break
             largest = value

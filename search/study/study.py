@@ -10,7 +10,6 @@ import pwd
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 import optuna
 from optuna.distributions import (
@@ -30,7 +29,7 @@ from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError, printable
 from trainer.identity import identity
-from trainer.values import Json, nearest, validate
+from trainer.values import Json, expanded, nearest, validate
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
@@ -79,7 +78,7 @@ def teacher_hash(config: TrainConfig) -> str | None:
     if config.distill is None:
         return None
     try:
-        with (Path(config.distill.teacher).expanduser() / "model.safetensors").open("rb") as weights:
+        with (expanded(config.distill.teacher) / "model.safetensors").open("rb") as weights:
             return hashlib.file_digest(weights, "sha256").hexdigest()
     except OSError:
         return config.distill.teacher

@@ -24,6 +24,7 @@ from search.workers.messages import Assign, FromWorker, ToWorker
 from search.workers.piped import END_SECONDS, opened, tail_of
 from search.workers.pool import Exit
 from search.workers.ray_node import Depot, Host, Said, answer_of
+from trainer.values import expanded
 
 
 @dataclass
@@ -186,6 +187,6 @@ def _with_whole_paths(given: Assign) -> Assign:
     start = None if given.start is None else str(Path(given.start).resolve())
     given = replace(given, checkpoint=str(Path(given.checkpoint).resolve()), start=start)
     distill = given.config.get("distill")
-    if isinstance(distill, dict) and (folder := Path(distill["teacher"]).expanduser() / "config.json").exists():
+    if isinstance(distill, dict) and (folder := expanded(distill["teacher"]) / "config.json").exists():
         given = replace(given, teacher=str(folder.parent.resolve()))
     return given

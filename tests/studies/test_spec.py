@@ -155,6 +155,10 @@ def test_a_search_without_any_budget_is_refused() -> None:
             {"lr": 0.1},
             "space.lr: 0.1 is not an axis; write a range, { low = 0.1, high = 0.5 }, or a list of choices",
         ),
+        (
+            {"batch_size": [float("inf"), 32]},
+            "space.batch_size: inf cannot be sampled; write a number, a string, true or false",
+        ),
         ({"lr": [[0.1]]}, "space.lr: [0.1] cannot be sampled; write a number, a string, true or false"),
         (
             {"lr": {"low": "a", "high": 1}},

@@ -41,7 +41,24 @@ def make_signed(cache: Path) -> None:
     (cache / "pictures.npy").write_bytes(content.replace(b"|u1", b"|i1", 1))
 
 
-@pytest.mark.parametrize("alter", [flip_a_bit_of_the_pictures, lose_a_page, mistake_a_class, make_signed])
+def open_a_bracket(cache: Path) -> None:
+    content = (cache / "pictures.npy").read_bytes()
+    (cache / "pictures.npy").write_bytes(content.replace(b"}", b"{", 1))
+
+
+def shorten_the_header(cache: Path) -> None:
+    """All pixels are there, but numpy would read each of them two bytes early."""
+    content = bytearray((cache / "pictures.npy").read_bytes())
+    content[8] -= 2
+    (cache / "pictures.npy").write_bytes(content)
+
+
+ALTERATIONS = (
+    *(flip_a_bit_of_the_pictures, lose_a_page, mistake_a_class, make_signed, open_a_bracket, shorten_the_header),
+)
+
+
+@pytest.mark.parametrize("alter", ALTERATIONS)
 def test_a_cache_that_is_not_what_was_written_is_built_anew_by_a_launch(
     tmp_path: Path, alter: Callable[[Path], object]
 ) -> None:

@@ -345,3 +345,14 @@ print(json.dumps([name for name in ("torch", "torchvision", "timm", "sklearn") i
 """
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(output.stdout) == []
+
+
+def test_a_home_of_nobody_and_a_circle_of_links_are_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for path in ("~nobody-of-this-name/birds", str(tmp_path / "circle")):
+        problem = f"the data folder {Path(path).absolute()} does not exist; check --data DIR"
+        assert problems_of(Path(path), tmp_path) == problem
+        assert problems_of(Path(path), tmp_path, labels="labels.csv") == problem
+    root = make_folder(tmp_path / "birds", {"robin": 2})
+    problem = f"the table {root}/~nobody-of-this-name/x.csv cannot be read: No such file"
+    assert problems_of(root, tmp_path, labels="~nobody-of-this-name/x.csv").startswith(problem)

@@ -177,6 +177,7 @@ def test_a_teacher_that_cannot_teach_these_pictures_is_refused_in_a_sentence(
     for name, sentence in {
         str(tmp_path / "birds"): "has other classes than these pictures",
         str(tmp_path / "half"): "is not an export that can be loaded",
+        "~nobody-of-this-name/birds": "is neither an export nor a timm model",
         "resnet18x": "is neither an export nor a timm model; did you mean resnet18?",
     }.items():
         with pytest.raises(ConfigError, match=r"distill\.teacher") as caught:

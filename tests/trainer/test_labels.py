@@ -426,7 +426,24 @@ def test_class_folders_with_a_table_beside_them_stay_class_folders(tmp_path: Pat
     rows = "".join(f"{part}/{i:03}.png,{'ab'[i % 2]}\n" for part in ("left", "right") for i in range(3))
     (parts / "labels.csv").write_text(f"path,label\n{rows}")
     (notice,) = prepare(parts, tmp_path).notices
-    assert notice.startswith("the folders are taken for the classes, but labels.csv names 6 of the pictures and their")
+    assert notice.startswith(
+        told := "the folders are taken for the classes, but labels.csv names 6 of the pictures and"
+    )
+    chains = make_folder(tmp_path / "hotels", {"train_images/0": 3, "train_images/1": 3, "test_images": 3})
+    rows = "".join(f"train_images/{chain}/{i:03}.png,{'ab'[i % 2]}\n" for chain in "01" for i in range(3))
+    (chains / "labels.csv").write_text(f"path,label\n{rows}")
+    unlabelled, notice = prepare(chains, tmp_path).notices
+    assert unlabelled.startswith("test_images: 3 pictures in no class folder")
+    assert notice.startswith(told)
+
+
+def test_a_table_of_the_classes_that_the_folders_have_changes_nothing(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "traffic", {"train": 3, "bus": 3})
+    notices = prepare(root, tmp_path).notices
+    assert notices[0].startswith("train is taken for a class")
+    rows = "".join(f"{kind}/{i:03}.png,{kind}\n" for kind in ("train", "bus") for i in range(3))
+    (root / "labels.csv").write_text(f"path,label\n{rows}")
+    assert prepare(root, tmp_path).notices == notices
 
 
 def test_a_table_whose_column_of_classes_is_unclear_is_named(tmp_path: Path) -> None:
@@ -696,3 +713,47 @@ def test_labels_that_are_several_others_are_counted(tmp_path: Path, labels: tupl
     notices = labelled(root, text, tmp_path).notices
     expected = f"train.csv: 4 rows have several labels, such as {told}, and each combination is taken for a class; "
     assert [one[: len(expected)] for one in notices] == ([expected] if told else [])
+
+
+def test_a_table_of_the_test_pictures_alone_is_told_and_class_folders_of_it_are_the_test_split(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "signs", {"Train/0": 3, "Train/1": 3, "Test": 2})
+    (root / "Test.csv").write_text("Path,ClassId\nTest/000.png,1\nTest/001.png,1\n")
+    _, told = prepare(root, tmp_path).notices
+    assert told == (
+        "Test.csv has the classes of 2 test pictures; to use them as the test split, move each into the folder of its "
+        "class, such as Test/1"
+    )
+    (root / "Test" / "1").mkdir()
+    for file in (root / "Test").glob("*.png"):
+        file.rename(root / "Test" / "1" / file.name)
+    data = prepare(root, tmp_path)
+    assert (len(data.splits["test"]), data.notices) == (2, ())
+
+
+def test_numbers_that_name_pictures_by_chance_are_the_classes(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "dogs", {"train": 6})
+    for number, file in enumerate(sorted(root.rglob("*.png"))):
+        file.rename(file.with_name(f"{number}.png"))
+    (root / "train.csv").write_text("id,breed_code\n" + "".join(f"{i},{i % 2}\n" for i in range(6)))
+    message = problems_of(root, tmp_path)
+    assert message.splitlines()[-1] == '  columns = { file = "id", label = "breed_code" }'
+    columns = {"file": "id", "label": "breed_code"}
+    assert prepare(root, tmp_path, labels="train.csv", columns=columns).class_names == ("0", "1")
+    (root / "train.csv").unlink()
+    rows = "".join(f"{i}.png, {i % 2}, {1 - i % 2}\n" for i in range(6))
+    (root / "train" / "_classes.csv").write_text(f"filename, cat, dog\n{rows}")
+    assert "it has a column of 0 and 1 for each class (cat, dog)" in problems_of(root, tmp_path)
+    (root / "train" / "_classes.csv").write_text(f"name, cat, dog\n{rows}")
+    assert "os.renames" not in problems_of(root, tmp_path)
+
+
+@pytest.mark.parametrize("said", ["", "sep=;\r"])
+def test_the_line_ends_of_old_macintosh_programs_end_lines(tmp_path: Path, said: str) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03};{'ab'[i % 2]}\r" for i in range(6))
+    (root / "train.csv").write_bytes(f"{said}id;label\r{rows}".encode())
+    assert problems_of(root, tmp_path).splitlines()[-1] == '  labels = "train.csv"'
+    assert prepare(root, tmp_path, labels="train.csv").class_names == ("a", "b")
+    (root / "train.csv").write_bytes(f"{said}id;label\r{rows}006;a\r".encode())
+    line = 9 if said else 8
+    assert f"train.csv line {line}: 006: names no file" in problems_of(root, tmp_path, labels="train.csv")

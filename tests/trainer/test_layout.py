@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from folders import make_folder, names_in, prepare, problems_of
 
+from trainer.layout import read_layout
 from trainer.split_names import split_of
+from trainer.tree import File, Folder
 
 EXPECTED = "expected is CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
 
@@ -59,6 +62,7 @@ def test_a_split_is_a_word_of_a_folders_name(name: str, split: str | None) -> No
     [
         ("Train", "Valid", "Test"),
         ("TRAINING", "DEV", "TESTING"),
+        ("train", "validate", "test"),
         ("training_set", "validation_set", "test_set"),
         ("birds-train", "birds-val", "birds-eval"),
         ("flowers train", "flowers dev", "flowers evaluation"),
@@ -219,3 +223,13 @@ def test_folders_that_were_always_right_have_the_contents_and_splits_of_before(t
     assert data.content_hash == HASHES[layout]
     assert data.fingerprint == FINGERPRINTS[layout]
     np.testing.assert_array_equal(data.fold(0, 3, 0).splits["val"], FIRST_FOLDS[layout])
+
+
+def test_ten_thousand_classes_are_read_in_seconds() -> None:
+    """It took two minutes when each folder was compared with each other one."""
+    names = [f"class {number}" for number in range(10_000)]
+    folders = [Folder(name, (File(f"{name}/{name}.jpg", Path(name), None),), ()) for name in names]
+    begin = time.process_time()
+    layout = read_layout(Folder("", (), tuple(folders)), "plants")
+    assert len(layout.train_classes) == len(names)
+    assert time.process_time() - begin < 30

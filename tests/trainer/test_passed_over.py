@@ -21,7 +21,6 @@ LITTER = [
     "~snapshot",
     "@__thumb",
     "$RECYCLE.BIN",
-    "RECYCLER",
     "System Volume Information",
     "FOUND.000",
     "lost+found",
@@ -53,6 +52,11 @@ def test_what_a_nas_windows_macos_and_notebooks_leave_is_passed_over_everywhere(
     assert littered.class_names == clean.class_names
     assert littered.fingerprint == clean.fingerprint
     assert littered.notices == clean.notices == ()
+
+
+def test_what_is_recycled_is_a_class(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "waste", {"organic": 2, "recycled": 2})
+    assert prepare(root, tmp_path).class_names == ("organic", "recycled")
 
 
 def test_a_folder_of_the_system_that_nobody_may_list_is_passed_over(tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ def test_folders_beside_splits_are_named_and_moved_away(
     assert len(prepare(root, tmp_path).class_names) == 2
 
 
+@pytest.mark.parametrize(("others", "them"), [(("vals",), "it to val or test"), (("tests", "vals"), "them to val or")])
+def test_folders_with_classes_beside_train_may_be_splits(tmp_path: Path, others: tuple[str, ...], them: str) -> None:
+    counts = {f"{part}/{kind}": 2 for part in ("train", *others) for kind in ("cat", "dog")}
+    message = problems_of(root := make_folder(tmp_path / "pets", counts), tmp_path)
+    assert f"; move {' and '.join(others)} elsewhere, or rename {them}" in message
+    for name in others:
+        (root / name).rename(root / name.removesuffix("s"))
+    assert {split for split, found in prepare(root, tmp_path).splits.items() if len(found)} >= {"train", "val"}
+
+
 @pytest.mark.parametrize("test", ["test/cats", "Test/test/cats", "eval-set/images/cats"])
 def test_classes_beside_a_test_split_are_put_into_train(tmp_path: Path, test: str) -> None:
     root = make_folder(tmp_path / "pets", {"cats": 2, "dogs": 2, test: 1, test.replace("cats", "dogs"): 1})
@@ -268,6 +278,7 @@ def test_masks_are_never_a_class(tmp_path: Path, counts: dict[str, int], masks: 
         file.rename(file.with_name(f"{file.stem}_mask.png"))
     assert f"{masks} holds pictures of the same names as " in (message := problems_of(root, tmp_path))
     assert "so it seems to hold masks" in message
+    assert "; move such folders elsewhere, or rename them if they are classes; " in message
     assert EXPECTED in message
 
 

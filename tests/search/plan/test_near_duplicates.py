@@ -10,6 +10,10 @@ from inside import run_inside
 from PIL import Image
 from test_check import make_pictures
 
+from search.errors import UsageError
+from search.plan.preview import save_figure
+from trainer.errors import DiskError
+
 STUDY = """
 [data]
 image_size = 32
@@ -51,3 +55,11 @@ def test_where_there_are_none_that_is_said_and_nothing_drawn(tmp_path: Path, fol
     assert "no near-duplicates" in out
     assert not (tmp_path / "mine-duplicates.png").exists()
     assert "near-duplicates" not in run_inside(tmp_path, "check", "mine.toml", "--data", folder, "--gpus", "cpu:1")[1]
+
+
+def test_a_full_disk_is_said_with_the_file_whichever_figure_it_is(tmp_path: Path) -> None:
+    (full := tmp_path / "full.png").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=r"full\.png cannot be written: No space left on device"):
+        save_figure("--duplicates", full, Image.new("RGB", (8, 8)).save)
+    with pytest.raises(UsageError, match=r"^--out .*/x\.png cannot be written \(No such file or directory\); choose"):
+        save_figure("--out", tmp_path / "none" / "x.png", Image.new("RGB", (8, 8)).save)

@@ -155,6 +155,17 @@ def test_a_corner_that_does_not_fit_names_the_largest_values_that_would() -> Non
     assert [fits(spec, config) for config in narrowest] == [True, False]
 
 
+def test_the_largest_values_are_those_of_the_model_of_the_space() -> None:
+    spec = study(space={"model": ["resnet10t"], "growth": {"low": 1.0, "high": 2.5}}, known=[])
+    with pytest.raises(LimitError) as caught:
+        feasible_models(spec, fitter(spec))
+    told = str(caught.value).splitlines()[-1]
+    most = float(told.removeprefix("space.growth: at most ").split()[0])
+    assert most < 2.4
+    sized = [spec.config_for({"model": "resnet10t", "growth": growth}, 0) for growth in (most, most + 0.1)]
+    assert [fits(spec, one) for one in sized] == [True, False]
+
+
 def test_an_export_that_fits_with_no_candidate_is_refused_and_one_that_fits_with_one_is_not(tmp_path: Path) -> None:
     def bounds(**values: Any) -> Bounds:
         return find_bounds(study(known=[], **values), NUM_CLASSES, Runs(tmp_path))
