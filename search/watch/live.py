@@ -271,9 +271,9 @@ class Display:
         self._try(lambda: live.update(text_of_snapshot(snapshot, self._runs, rows=self.console.height), refresh=True))
 
     def _print_lines(self) -> None:
-        if self._lines:
-            lines, self._lines = "\n".join(self._lines), []
-            self.console.print(lines, soft_wrap=True, markup=False)
+        # Taken one by one, because observers say lines in threads of their own meanwhile.
+        if lines := [self._lines.pop(0) for _ in range(len(self._lines))]:
+            self.console.print("\n".join(lines), soft_wrap=True, markup=False)
 
     def _try(self, show: Callable[[], object]) -> None:
         if not self._gone:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -457,6 +458,25 @@ class TestTerminal:
             display.say("trial 1 complete")
             display.watch(later)
             assert "2 of 3 trials finished" in drawn.getvalue()
+
+    def test_no_line_is_lost_that_is_said_in_another_thread_while_lines_are_shown(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn_on(monkeypatch)
+        before, shown_lines = sys.getswitchinterval(), list[str]()
+        display = Display()
+        monkeypatch.setattr(display.console, "print", lambda text, **_: shown_lines.extend(text.split("\n")))
+        said = [str(number) for number in range(20_000)]
+        thread = threading.Thread(target=lambda: [display.say(line) for line in said])
+        sys.setswitchinterval(1e-6)
+        try:
+            thread.start()
+            while thread.is_alive():
+                display._print_lines()
+        finally:
+            sys.setswitchinterval(before)
+        display._print_lines()
+        assert shown_lines == said
 
     def test_drawings_that_take_long_are_further_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = drawn_on(monkeypatch)
