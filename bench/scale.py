@@ -6,7 +6,7 @@ of the server's process for it) plus the time in which there is nothing to do. S
 count, and neither does the wait for the disk. Each case is a process of its own, and begins with a study as a search
 leaves it.
 
-``--open 20000`` measures how long a launch takes to open a study of so many trials.
+``--opening --finished 20000`` measures how long a launch takes to open a study of so many trials.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import event, insert, select
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measures its own tree, whatever is installed
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the Postgres server
 
 from search.devices import WorkerDevice

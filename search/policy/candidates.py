@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress, count
+from operator import is_not
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -30,23 +34,34 @@ class Candidate:
     """Whether the candidate has a value at any rung or at the end, or diverged."""
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A trial when it was last read."""
+NEITHER, UNJUDGED, JUDGED = range(3)
+"""The kinds of trials: no candidates, candidates without a value and not diverged, and all other candidates."""
 
-    trial: FrozenTrial
-    """Storages replace the object of a trial that changes, so the same object has the same content."""
-    content: tuple[object, ...]
-    """Values by which a change of an unfinished trial is noticed."""
-    candidate: Candidate | None
-    """None if the trial is no candidate."""
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a study at one moment, by the places of their trials."""
+
+    at: Sequence[Candidate | None]
+    """Place -> candidate; None if the trial is no candidate."""
+    judged: NDArray[np.int_]
+    """Places of the judged candidates, in order."""
+    unjudged: NDArray[np.int_]
+    """Places of the others."""
+    values: NDArray[np.float64]
+    """The values of the judged candidates: [candidate, rung]."""
+    spaces: Sequence[Mapping[str, BaseDistribution]]
+    """The different axes that they have."""
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return (one for place in sorted([*self.judged, *self.unjudged]) if (one := self.at[place]) is not None)
 
 
 class CandidateReader:
     """Turns trials into candidates, and keeps the candidates of trials that have not changed.
 
     Args:
-        ladder: the rungs. Without rungs, a pruner may end a candidate at any step, and the values at steps 1, 3, 9 and
+        ladder: the rungs. Without rungs, a pruner may end candidates at any step, and the values at steps 1, 3, 9 and
             so on are used. None: only values at the end are used.
     """
 
@@ -55,35 +70,56 @@ class CandidateReader:
         if ladder is not None and not ladder.rungs:
             ladder = ladder_for(ladder.last_step, anew=False, factor=3, first=1)
         self._ladder = ladder
-        self._entries: list[_Entry] = []
+        self._trials: list[FrozenTrial] = []
+        """The trials that were read. Storages replace the object of a trial that changes, so the same object has the
+        same content."""
+        self._contents: list[tuple[object, ...]] = []
+        """For each trial, values by which a change is noticed if its object was replaced."""
+        self._candidates: list[Candidate | None] = []
         self._spaces: list[dict[str, BaseDistribution]] = []
+        rungs = 1 if ladder is None else len(ladder.steps)
+        self._rows = np.zeros(0, [("number", int), ("kind", int), ("space", int), ("values", float, (rungs,))])
+        """For each trial: its number, its kind, the number of its space, and its values. There may be more rows."""
 
-    def candidates(self, trials: Sequence[FrozenTrial], but: int) -> list[Candidate]:
-        """The candidates among these trials, in their order.
+    def candidates(self, trials: Sequence[FrozenTrial], but: int) -> Candidates:
+        """The candidates among these trials.
 
         Args:
             trials: all trials of a study, by number.
             but: number of the trial for which the sampler is asked; it is left out.
         """
-        found, entries = [], self._entries
-        for index, trial in enumerate(trials):
-            entry = entries[index] if index < len(entries) else None
-            if entry is None or entry.trial is not trial:
-                entry = self._entry(trial, entry)
-                entries[index : index + 1] = [entry]  # replaces the entry of the trial, or adds it
-            if entry.candidate is not None and entry.candidate.number != but:
-                found.append(entry.candidate)
-        return found
+        known = len(self._trials)
+        if (missing := len(trials) - len(self._rows)) > 0:  # at least doubled, so that the rows grow seldom
+            self._rows = np.append(self._rows, np.zeros(max(missing, len(self._rows)), self._rows.dtype))
+        replaced = compress(count(), map(is_not, trials, self._trials))
+        for at in [*replaced, *range(known, len(trials))]:
+            trial, content, put = trials[at], _content(trials[at]), slice(at, at + 1)  # replaces an item, or adds it
+            if at >= known or self._contents[at] != content:
+                self._contents[put], self._candidates[put] = [content], [self._read(trial)]
+                self._rows[at] = self._row(trial.number, self._candidates[at])
+            self._trials[put] = [trial]
+        rows = self._rows[: len(trials)]
+        kinds = np.where(rows["number"] == but, NEITHER, rows["kind"])
+        judged = np.flatnonzero(kinds == JUDGED)
+        spaces = np.flatnonzero(np.bincount(rows["space"][kinds != NEITHER])).tolist()
+        return Candidates(
+            self._candidates,
+            judged,
+            np.flatnonzero(kinds == UNJUDGED),
+            rows["values"][judged],
+            [self._spaces[at] for at in spaces],
+        )
 
-    def _entry(self, trial: FrozenTrial, before: _Entry | None) -> _Entry:
-        content = _content(trial)
-        if before is not None and before.content == content:
-            return replace(before, trial=trial)
+    def _row(self, number: int, candidate: Candidate | None) -> tuple[int, int, int, tuple[float, ...] | float]:
+        if candidate is None:
+            return number, NEITHER, 0, 0.0
+        space = next(at for at, one in enumerate(self._spaces) if one is candidate.space)
+        return number, JUDGED if candidate.is_judged else UNJUDGED, space, candidate.values
+
+    def _read(self, trial: FrozenTrial) -> Candidate | None:
         counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
-        counts = counts and REPEATS not in trial.user_attrs
-        return _Entry(trial, content, self._read(trial) if counts else None)
-
-    def _read(self, trial: FrozenTrial) -> Candidate:
+        if not counts or REPEATS in trial.user_attrs:
+            return None
         space = next((one for one in self._spaces if one == trial.distributions), None)
         if space is None:
             space = dict(trial.distributions)
@@ -120,12 +156,8 @@ class CandidateReader:
         return max(last, paused) not in self._ladder.rungs or trial.user_attrs.get(PROMOTED_AT, 0) >= max(last, paused)
 
 
-def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]:
-    """The axes that all candidates have in common, sorted by name, without axes of a single value."""
-    spaces: list[Mapping[str, BaseDistribution]] = []
-    for one in candidates:
-        if one.space is not (spaces[-1] if spaces else None):
-            spaces.append(one.space)
+def common_space(spaces: Sequence[Mapping[str, BaseDistribution]]) -> dict[str, BaseDistribution]:
+    """The axes that all of these spaces have in common, sorted by name, without axes of a single value."""
     if not spaces:
         return {}
     return {

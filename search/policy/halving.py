@@ -8,9 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import compress, count
 from math import isnan
+from operator import is_not
 
-import numpy as np
 from optuna import Study
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import StudyDirection
@@ -24,10 +25,8 @@ class RungCache:
     """The values that the trials of a study have at each rung."""
 
     def __init__(self) -> None:
-        self._ids = np.zeros(0, np.uint64)
         self._trials: list[FrozenTrial] = []
-        """The trials that were read. A storage replaces the object of a trial that changes, so a new ``id`` shows a
-        change. The objects are kept, because Python could give the ``id`` of a deleted one to a new one."""
+        """The trials that were read. A storage replaces the object of a trial that changes."""
         self._values: list[dict[str, float]] = []
         """For each trial: attribute -> value."""
         self._sorted: defaultdict[str, list[float]] = defaultdict(list)
@@ -42,8 +41,8 @@ class RungCache:
         if len(trials) < len(self._trials):  # another study
             self._trials, self._values = [], []
             self._sorted.clear()
-        ids, known = np.fromiter(map(id, trials), np.uint64, len(trials)), len(self._trials)
-        changed = np.flatnonzero(ids[:known] != self._ids[:known]).tolist()
+        known = len(self._trials)
+        changed = compress(count(), map(is_not, trials, self._trials))
         for number in [*changed, *range(known, len(trials))]:
             trial = trials[number]
             values = {name: value for name, value in trial.system_attrs.items() if name.startswith(RUNG)}
@@ -56,7 +55,6 @@ class RungCache:
                 self._values.append(values)
             for name, value in values.items():
                 insort(self._sorted[name], value)
-        self._ids = ids
         return self._sorted[rung]
 
 

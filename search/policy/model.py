@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
-from search.policy.candidates import Candidate, CandidateReader, common_space
+from search.policy.candidates import CandidateReader, Candidates, common_space
 from search.policy.encoding import Encoding, Points, value_at
 from search.policy.estimate import Estimates, estimated_ends
 from search.policy.gp import Observations, Process, first_theta, fitted_theta, one_thread
@@ -71,7 +70,7 @@ class ModelSampler(BaseSampler):
         self._ladder = ladder
         self._study: Study | None = None
         self._seen = CandidateReader(ladder)
-        self._last: tuple[int, list[Candidate]] = (-1, [])
+        self._last: tuple[int, Candidates] | None = None
         """Number of the last trial that the sampler was asked for, and the candidates at that time."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -80,7 +79,7 @@ class ModelSampler(BaseSampler):
             self._study, self._seen = study, CandidateReader(self._ladder)
         candidates = self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
         self._last = trial.number, candidates
-        return common_space(candidates)
+        return common_space(candidates.spaces)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -100,31 +99,31 @@ class ModelSampler(BaseSampler):
 
     def _settings(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         encoding, rng = Encoding(search_space), self._rng(trial)
-        number, candidates = self._last
-        if number != trial.number:  # another thread has asked meanwhile
+        if self._last is not None and self._last[0] == trial.number:
+            candidates = self._last[1]
+        else:  # another thread has asked meanwhile
             candidates = self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
-        judged = [one for one in candidates if one.is_judged]
+        judged, running = candidates.judged, candidates.unjudged[-CHOSEN:]
         if len(judged) < self._startup_trials:
             sequence = qmc.Sobol(len(search_space), rng=np.random.default_rng(self._seed)).fast_forward(trial.number)
             return encoding.settings(sequence.random()[0])
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
-        estimates = estimated_ends(sign * np.array([one.values for one in judged]))
+        estimates = estimated_ends(sign * candidates.values)
         if trial.number % RANDOM_EVERY == RANDOM_EVERY - 1 or np.isnan(estimates.ends).all():
             return encoding.settings(rng.random(len(search_space)))
-        running = [one for one in candidates if not one.is_judged]
         chosen = np.arange(len(judged)) if len(judged) <= MOST else _choice(estimates.ends, CHOSEN)
-        points = _points([judged[at] for at in chosen], encoding)
-        values, variances = _standardised(estimates, chosen)
-        observations = Observations(encoding.features(points), values, variances)
+        points = _points(candidates, judged[chosen], encoding)
+        ends, variances = _standardised(estimates, chosen)
+        observations = Observations(encoding.features(points), ends, variances)
         theta = self._theta(study, trial, observations, encoding, beyond=len(judged) > MOST)
         process = Process(observations, encoding.setting_of, theta)
-        if running:
-            believed = _points(running[-CHOSEN:], encoding)
+        if len(running):
+            believed = _points(candidates, running, encoding)
             means = process.mean(encoding.features(believed))
             points = np.concatenate([points, believed])
             observations = Observations(
                 encoding.features(points),
-                np.concatenate([values, means]),
+                np.concatenate([ends, means]),
                 np.concatenate([variances, np.zeros(len(means))]),
             )
             process = Process(observations, encoding.setting_of, theta)
@@ -154,8 +153,9 @@ class ModelSampler(BaseSampler):
         return theta
 
 
-def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
-    return np.array([[one.coordinates[name] for name in encoding.axes] for one in candidates], float)
+def _points(candidates: Candidates, places: NDArray[np.int_], encoding: Encoding) -> Points:
+    found = [one.coordinates for at in places if (one := candidates.at[at]) is not None]
+    return np.array([[coordinates[name] for name in encoding.axes] for coordinates in found], float)
 
 
 def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:

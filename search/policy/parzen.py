@@ -34,6 +34,9 @@ order that is not repeated here, so Optuna's own code is used."""
 BLOCK = 16_384
 """Number of densities that are computed together; they stay in the processor's cache."""
 
+LEAST = -746.0
+"""The exponential of a smaller number is 0."""
+
 
 class KeptMasses:
     """The logarithm of the share of each kernel that is within its axis, kept while the kernel does not change."""
@@ -118,18 +121,25 @@ class ManyKernels(_ParzenEstimator):
         for at, one in enumerate(distributions):
             if isinstance(one, _BatchedCategoricalDistributions):
                 choices, inverse = np.unique(samples[:, at].astype(np.int64), return_inverse=True)
-                densities += np.log(one.weights.T[choices])[inverse]
+                logs = np.ascontiguousarray(np.log(one.weights.T[choices]))
+                for row, choice in zip(densities, inverse, strict=True):
+                    row += logs[choice]
             elif one.step != 0.0:
                 _add_discrete(densities, samples[:, at], one)
         if continuous:
             self._add_continuous(densities, places, [one for _, one in continuous], lows, highs)
-        densities += np.log(weights[np.newaxis])
-        most = densities.max(axis=1)
+        shares, most, sums = np.log(weights), np.empty(len(samples)), np.empty(len(samples))
+        for at, row in enumerate(densities):  # a row stays in the processor's cache
+            row += shares
+            most[at] = row.max()
+            row -= 0 if np.isneginf(most[at]) else most[at]
+            near = row > LEAST
+            found, row[:] = np.exp(row[near]), 0.0
+            row[near] = found
+            sums[at] = row.sum()
         most[np.isneginf(most)] = 0
-        densities -= most[:, None]
         with np.errstate(divide="ignore"):
-            found: Array = np.log(np.exp(densities, out=densities).sum(axis=1)) + most
-        return found
+            return cast("Array", np.log(sums) + most)
 
     def _add_continuous(self, densities: Array, places: Array, axes: Sequence[Any], lows: Array, highs: Array) -> None:
         means, widths = (np.array([getattr(one, name) for one in axes]) for name in ("mu", "sigma"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from itertools import compress, count
+from operator import attrgetter, is_not
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,7 +33,6 @@ OTHER, RUNNING, COMPLETE, PRUNED, INFEASIBLE = range(5)
 
 VALUES = np.dtype(
     [
-        ("id", np.uint64),
         ("reading", int),
         ("kind", np.int8),
         ("space", int),
@@ -41,9 +41,9 @@ VALUES = np.dtype(
         ("excess", float),
     ]
 )
-"""The values of a trial: the identity of its object; "reading", a number that is new each time a trial is read; and its
-kind. If it is complete or pruned, also the number of its space; its value, or the last one if it is pruned (the higher,
-the better); the last step of a pruned trial, -1 without one; and the sum of its excesses over limits."""
+"""The values of a trial: "reading", a number that is new each time a trial is read; and its kind. If it is complete or
+pruned, also the number of its space; its value, or the last one if it is pruned (the higher, the better); the last step
+of a pruned trial, -1 without one; and the sum of its excesses over limits."""
 
 SettingsOf: TypeAlias = Callable[[FrozenTrial], Mapping[str, Any]]
 
@@ -59,7 +59,7 @@ class TrialCache:
     def __init__(self) -> None:
         self._values = np.zeros(0, VALUES)
         self._trials: list[FrozenTrial | None] = []
-        """By number. The objects are kept, because Python could give the ``id`` of a deleted one to a new one."""
+        """The trials that were read, by number."""
         self._readings = 0
         self._spaces: list[dict[str, BaseDistribution]] = []
         self._rows: list[tuple[dict[str, BaseDistribution], Rows]] = []
@@ -74,20 +74,21 @@ class TrialCache:
         """
         if trials == self._last[0]:  # compares the identities of the trials first, so it is fast
             return self._last[1]
-        numbers = np.fromiter(map(_number, trials), int, len(trials))
+        whole = bool(trials) and trials[-1].number == len(trials) - 1  # no number is missing
+        numbers = np.arange(len(trials)) if whole else np.fromiter(map(_number, trials), int, len(trials))
         if (missing := int(numbers.max(initial=-1)) + 1 - len(self._trials)) > 0:
             missing = max(missing, len(self._trials))  # at least doubled, so that the arrays grow seldom
             self._values = np.append(self._values, np.zeros(missing, VALUES))
             self._trials += [None] * missing
-        ids = np.fromiter(map(id, trials), np.uint64, len(trials))
-        for at in np.flatnonzero(self._values["id"][numbers] != ids).tolist():
+        kept = self._trials if whole else map(self._trials.__getitem__, numbers.tolist())
+        for at in list(compress(count(), map(is_not, trials, kept))):
             trial, number = trials[at], numbers[at]
             self._readings += 1
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                self._values[number] = ids[at], self._readings, *self._read(trial, sign)
+                self._values[number] = self._readings, *self._read(trial, sign)
             else:
                 kind = RUNNING if trial.state == TrialState.RUNNING else OTHER
-                self._values[number] = ids[at], self._readings, kind, -1, 0.0, -1, 0.0
+                self._values[number] = self._readings, kind, -1, 0.0, -1, 0.0
             self._trials[number] = trial
         self._last = trials, numbers
         return numbers
@@ -98,8 +99,8 @@ class TrialCache:
 
     def common_space(self, numbers: NDArray[np.int_]) -> dict[str, BaseDistribution]:
         """The axes that all complete and pruned trials have, sorted by name, without axes of a single value."""
-        _, first = np.unique(spaces := self._values["space"][self.ended(numbers)], return_index=True)
-        found, *others = [self._spaces[spaces[at]] for at in sorted(first)] or [{}]
+        spaces = np.flatnonzero(np.bincount(self._values["space"][self.ended(numbers)])).tolist()
+        found, *others = [self._spaces[at] for at in spaces] or [{}]
         return {
             name: axis
             for name, axis in sorted(found.items())
@@ -118,14 +119,15 @@ class TrialCache:
             numbers: the trials, by number.
             gamma: number of complete and pruned trials -> number of the best.
         """
-        values = self._values[numbers]
-        numbers, values = numbers[values["kind"] != OTHER], values[values["kind"] != OTHER]
-        left, is_best = gamma(int((values["kind"] != RUNNING).sum())), np.zeros(len(numbers), bool)
+        numbers = numbers[self._values["kind"][numbers] != OTHER]
+        kinds = self._values["kind"][numbers]
+        left, is_best = gamma(int((kinds != RUNNING).sum())), np.zeros(len(numbers), bool)
         for kind, keys in ((COMPLETE, ("value",)), (PRUNED, ("value", "step")), (INFEASIBLE, ("excess",))):
-            at = np.flatnonzero(values["kind"] == kind)
+            at = np.flatnonzero(kinds == kind)
             sign = 1 if kind == INFEASIBLE else -1
-            best = at[np.lexsort([sign * values[key][at] for key in keys])][:left]
-            is_best[best], left = True, left - len(best)
+            if left > 0:
+                best = at[np.lexsort([sign * self._values[key][numbers[at]] for key in keys])][:left]
+                is_best[best], left = True, left - len(best)
         return numbers[is_best], numbers[~is_best]
 
     def rows(self, numbers: NDArray[np.int_], space: dict[str, BaseDistribution], settings: SettingsOf) -> Rows:

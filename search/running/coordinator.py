@@ -31,7 +31,7 @@ from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
-from search.running.moment import SECONDS_A_WORKER, line_of, problems_of, snapshot_of
+from search.running.moment import SHOWN_APART, line_of, problems_of, snapshot_of
 from search.running.quota import Quota
 from search.running.records import Ending, PendingEvent, ResultChanged
 from search.running.trials import Trials
@@ -90,8 +90,8 @@ class Coordinator:
         self.fatal: BaseException | None = None
         self.each_turn: Callable[[], object] = lambda: None
         """Called in each turn. It may add workers or drain them."""
-        self._shown = -math.inf
-        """Time of the last snapshot for the audience."""
+        self.shown_apart, self._show_from = SHOWN_APART, -math.inf
+        """``_show_from``: time from which the audience gets the next snapshot."""
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
         """``assign_seconds``: after this many seconds of a turn, no further worker gets a trial before the next turn.
         ``_more_to_assign``: whether idle workers were left for the next turn."""
@@ -186,10 +186,10 @@ class Coordinator:
         return True
 
     def _show(self) -> None:
-        now = time.monotonic()
-        if now - self._shown >= SECONDS_A_WORKER * len(self.crew.workers):
+        if (now := time.monotonic()) >= self._show_from:
+            begun = time.process_time()
             self.audience.watch(self.snapshot())
-            self._shown = now
+            self._show_from = now + self.shown_apart * (time.process_time() - begun)
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for observers."""

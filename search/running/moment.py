@@ -10,9 +10,9 @@ from search.study.trial import TrialView
 from search.words import duration, judged_on
 from search.workers.crew import Crew
 
-SECONDS_A_WORKER = 0.001
-"""Shortest time between two snapshots, in seconds for each worker, because a snapshot takes longer with more
-workers."""
+SHOWN_APART = 30
+"""Shortest time between two snapshots for the observers, as a multiple of the CPU time that the last one and its
+observers took. With 1,000 workers, that time is 0.1 s."""
 
 
 def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str]) -> Snapshot:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections import deque
+from collections import ChainMap, deque
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
@@ -29,7 +29,7 @@ from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
-from search.study.memory import is_new, one_transaction, read_anew, unfinished_numbers
+from search.study.memory import is_new, one_transaction, read_anew, trial_of, unfinished_numbers
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     new_trial,
@@ -335,8 +335,7 @@ class Trials:
     def _unknown(self) -> list[FrozenTrial]:
         """RUNNING trials of the database that are not in memory: they were asked for, and the reply was lost."""
         unknown = unfinished_numbers(self.study) - self.progress.keys() - self.rungs.paused.keys()
-        trials = self.study.get_trials(deepcopy=False)
-        found = (trials[number] for number in sorted(unknown) if number not in self.finished)
+        found = [trial_of(self.study, number) for number in sorted(unknown) if number not in self.finished]
         return [frozen for frozen in found if frozen.state == TrialState.RUNNING]
 
     def _resume(self, frozen: FrozenTrial) -> None:
@@ -380,15 +379,16 @@ class Trials:
         Returns:
             Whether one of them was unfinished for the search.
         """
-        unfinished = self.progress.keys() | self.rungs.paused.keys()
+        unfinished = ChainMap(self.progress, self.rungs.paused)
         lost = self.others.log_finished(below, unfinished)
+        was_unfinished = any(map(unfinished.__contains__, lost))
         for number in lost:
             self.progress.pop(number, None)
             self.rungs.end(number, None)
-        return not unfinished.isdisjoint(lost)
+        return was_unfinished
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[trial.number]
+        return trial_of(self.study, trial.number)
 
     def _end(self, frozen: FrozenTrial) -> TrialView:
         view = self.finished[frozen.number] = view_of(frozen, self.spec.limit)

@@ -128,6 +128,11 @@ class RememberingStorage(_CachedStorage):
             return super().get_trial(trial_id)
         return trial if trial.state.is_finished() else _copy(trial)
 
+    def trial_of(self, number: int) -> FrozenTrial:
+        """The trial that ``get_all_trials`` returns at this place, without a list of all."""
+        self._refresh()
+        return self._trials[number]
+
     def stand_ins(self) -> list[FrozenTrial]:
         """The stand-ins that ``as_seen`` has given, by number."""
         self._refresh()
@@ -319,7 +324,14 @@ def below_optuna(study: optuna.Study, trial: FrozenTrial) -> Iterator[Connection
 def read_anew(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
     """An unfinished trial as the database has it now: another program may have changed it."""
     _forget(study, trial)
-    return study.get_trials(deepcopy=False)[trial.number]
+    return trial_of(study, trial.number)
+
+
+def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
+    """A trial by its number; it must not be changed."""
+    if isinstance(study._storage, RememberingStorage):
+        return study._storage.trial_of(number)
+    return study.get_trials(deepcopy=False)[number]
 
 
 def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -45,7 +45,7 @@ SHOWN_PROBLEMS = 3
 SHOWN_WORKERS = 16
 """Largest number of workers with a row of their own."""
 
-DRAWN_SECONDS, REDRAWN_SECONDS, DRAWN_APART = 1.0, 3.0, 100
+DRAWN_SECONDS, REDRAWN_SECONDS, DRAWN_APART = 1.0, 5.0, 300
 """Shortest time between two drawings of the live view. Without new lines for the user, it is REDRAWN_SECONDS. With new
 lines, it is DRAWN_SECONDS, or DRAWN_APART times the CPU time of the last drawing if that is longer, but at most
 REDRAWN_SECONDS."""

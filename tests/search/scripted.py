@@ -246,7 +246,8 @@ class Bench:
         coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience, clock)
         coordinator.room_needed = room_needed
         coordinator.assign_seconds = math.inf  # which worker gets which trial depends on no clock,
-        coordinator.quota.apart = 0  # and neither does which checkpoint is deleted
+        coordinator.quota.apart = 0  # and neither does which checkpoint is deleted,
+        coordinator.shown_apart = 0  # or how often ``watch`` is called
         return coordinator
 
 

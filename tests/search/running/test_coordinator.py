@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,8 +17,10 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 import search.study.begun
 import search.study.journal
 from search.errors import TrainingFailed
+from search.running.moment import SHOWN_APART
 from search.study import events
 from search.study.journal import read_journal
+from search.study.progress import Snapshot
 from search.study.replay import replay
 from search.study.trial import outcome_of
 from search.workers.messages import Assign, Epoch, FromWorker
@@ -36,6 +40,23 @@ def test_any_number_of_workers_spends_exactly_the_budget(bench: Bench, workers: 
     assert sorted(pool.trials) == list(range(9)), "each is trained once"
     assert len(pool.started) == min(workers, 9), "no worker is started for nothing"
     assert pool.closed
+
+
+def test_observers_that_take_long_are_called_seldom(bench: Bench) -> None:
+    seen: list[float] = []
+
+    def watch(_: Snapshot) -> None:
+        seen.append(time.monotonic())
+        until = time.process_time() + 0.02
+        while time.process_time() < until:
+            pass
+
+    coordinator = bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=8), watch=watch)
+    coordinator.shown_apart = SHOWN_APART
+    assert coordinator.run() is True
+    *during, end = seen
+    assert all(after - before >= 0.02 * SHOWN_APART for before, after in itertools.pairwise(during))
+    assert end >= during[-1], "the end is always shown"
 
 
 def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:
