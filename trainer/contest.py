@@ -184,8 +184,8 @@ def _naming(
 ) -> tuple[list[int], list[int]]:
     """The columns whose values name pictures, and the other ones. A column of URLs beside one of files is neither.
 
-    Numbers may name pictures by chance (1 and 1.jpg). If one of several such columns is called as a column of files, it
-    is the only one.
+    Numbers may name pictures by chance (1 and 1.jpg). If exactly one of these columns has a usual name for a column
+    of files, see FILE_COLUMNS, it is the only one that counts.
     """
     naming = [number for number in range(len(header)) if any(_found(index, row, number) for _, row in lines[:100])]
     others = [number for number in range(len(header)) if number not in naming]

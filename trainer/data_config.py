@@ -108,7 +108,7 @@ class DataConfig(FrozenModel):
         if self.cache_size is None:
             return self.crop_pct
         share = self.image_size / self.cache_size
-        # timm takes floor(image_size / crop_pct); for 8 of 93 pixels and others, rounding would lose a pixel.
+        # timm takes floor(image_size / crop_pct). For image_size 8 and cache_size 93, rounding would make it 92.
         return share if math.floor(self.image_size / share) == self.cache_size else math.nextafter(share, 0)
 
     @property

@@ -349,6 +349,6 @@ def open_device(kind: str = "cpu", num_threads: int | None = None, sharing: int 
 
 
 def choose_num_loaders(kind: str, num_threads: int) -> int:
-    """Number of loader processes of a training. On a GPU: the number of its cores minus one, which is for the training
-    process. On the CPU: none, because the training step needs all cores."""
+    """Number of loader processes of a training. On a GPU: one fewer than the CPU threads, because one is for the
+    training process, and at most MOST_LOADERS. On the CPU: none, because the training step needs all cores."""
     return min(MOST_LOADERS, num_threads - 1) if kind == "cuda" else 0

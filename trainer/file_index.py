@@ -80,7 +80,7 @@ class FileIndex:
         return []
 
     def near_miss(self, value: str) -> NearMiss | None:
-        """The picture that a row may mean, if it names none, but another spelling of it would; else None."""
+        """The picture that a row may mean, if the row names none as it is, but does in another spelling; else None."""
         value = value.strip()
         if self.find(value):
             return None

@@ -82,7 +82,7 @@ class Labels:
 
     files: Sequence[LabelledFile]
     left_out: Sequence[tuple[str, str]]
-    """(name, reason) of rows without a file and of files without a row; not empty only with bad_files = "skip"."""
+    """(name, reason) of rows without a file and of files without a row; empty unless bad_files = "skip"."""
     notices: Sequence[str]
 
 

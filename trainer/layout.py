@@ -149,7 +149,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
 
 def _without_classes(where: str, part: Folder, named: Sequence[Folder]) -> str:
     as_classes = ""
-    if not any(split_of(folder.base) for folder in named):  # Trainer and Tester, of shoes
+    if not any(split_of(folder.base) for folder in named):  # classes that read as splits: Trainer and Tester
         inside = " and ".join(f"train/{folder.base}" for folder in named)
         as_classes = f"; the names {names_of(named)} read as splits; if they are the classes, move them to {inside}"
     first = next(file for file in part.walk() if file.is_picture)

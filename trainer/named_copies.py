@@ -30,7 +30,7 @@ FEWEST = 2
 """Smallest number of copies that is reported."""
 
 BY_CHANCE = 5
-"""Copies are reported if they are at least this many times as many as pairs of unrelated names that look the same."""
+"""Smallest ratio of copies to pairs of unrelated names that look the same; if it is smaller, no copies are reported."""
 
 
 @dataclass(frozen=True)

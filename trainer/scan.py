@@ -58,7 +58,7 @@ class Listing:
     notices: Sequence[str] = ()
     """A sentence for everything that was ignored, or that may have another meaning."""
     left_out: Sequence[tuple[str, str]] = ()
-    """(name, reason) of rows without a file and of files without a row; not empty only with bad_files = "skip"."""
+    """(name, reason) of rows without a file and of files without a row; empty unless bad_files = "skip"."""
 
 
 def scan(config: DataConfig) -> Listing:

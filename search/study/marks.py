@@ -155,7 +155,9 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _is_trained(trial: FrozenTrial) -> bool:
-    return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs  # a worker stores the count first
+    """Whether a worker can have trained a finished trial. Only a complete one shows that it did not: it then lacks the
+    number of parameters, which is stored before a training begins."""
+    return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs
 
 
 def _stand_in(trial: FrozenTrial) -> FrozenTrial:

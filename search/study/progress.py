@@ -216,7 +216,7 @@ def eta_seconds(
 
 
 def step_reached(worker: WorkerView, ladder: Ladder) -> int:
-    """The last step of a worker's trial. The length of the present training tells which of its trainings that is."""
+    """The last step of a worker's trial. Each training of a trial has another length, which shows which one it is."""
     stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
     return ladder.steps_before(stage) + worker.epoch
 

@@ -207,7 +207,7 @@ def open_study(
     if begun is None and study.get_trials(deepcopy=False):
         raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
     was = RECIPE_VERSION if begun is None else begun["recipe_version"]
-    # The user need not accept an older recipe.
+    # An older recipe version is left out of the changes that the user must accept.
     changes = [] if begun is None else differences(begun | {"recipe_version": max(was, RECIPE_VERSION)}, asked)
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)

@@ -93,8 +93,8 @@ def choose_transfers(spec: StudySpec, size: DataSize, storage: RDBStorage) -> li
     then the second best of each, and so on.
 
     An earlier study counts if the same person began it, if it has a complete trial, and if its best model is of a
-    family that the new study trains. A recipe has each setting of the new study's space, whether the
-    earlier study sampled it or not.
+    family that the new study trains. A recipe has the settings of the new study's space, whether
+    the earlier study sampled them or not; only settings of a table that was off there are left out.
 
     Args:
         spec: the new study.
