@@ -143,7 +143,7 @@ def resume_trial(
         for name, distribution in space.items():
             # ``drawn``: the value was drawn together with others, or queued, so it needs no random number of its own.
             drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
-            if name in stored and not drawn and not distribution.single():
+            if not whole and name in stored and not drawn and not distribution.single():
                 study.sampler.sample_independent(study, frozen, name, distribution)
             trial._suggest(name, distribution)
     return trial

@@ -125,10 +125,10 @@ def check_rungs(spec: StudySpec, study: optuna.Study, runs: Runs = DEFAULT_RUNS)
         before = build_ladder(stored_spec(study.user_attrs.get(SPEC), "", ""))
     except StudyChanged:  # the study is new, or of a version without rungs
         return
-    now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
+    now = build_ladder(spec)
     if before == now:
         return
-    step = step_word(spec)
+    step, trials = step_word(spec), study.get_trials(deepcopy=False)
     if (before.anew or now.anew) and any(trial.intermediate_values for trial in trials):
         cure = "give the study another name (--set name=NEW)"
     elif paused := [trial.number for trial in trials if is_paused(trial)]:
@@ -149,8 +149,9 @@ def check_objective(spec: StudySpec, study: optuna.Study) -> None:
         StudyChanged: the study has such values.
     """
     before = study.user_attrs.get(FINGERPRINT, {}).get("objective", "accuracy")
-    values = any(trial.intermediate_values for trial in study.get_trials(deepcopy=False))
-    if before != spec.search.objective and values:
+    if before == spec.search.objective:
+        return
+    if any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
         raise StudyChanged(
             f"study {spec.name!r} has values of search.objective = {before}, which cannot be compared with "
             f"{spec.search.objective}; undo the change, or give the study another name (--set name=NEW)"

@@ -424,7 +424,7 @@ def test_what_another_pruner_would_have_done_is_known_in_part_or_not_at_all(benc
     paused = [trial.number for trial in coordinator.trials.study.trials if is_paused(trial)]
     assert other.unknown == tuple(paused)
     assert not other.stopped_earlier
-    with pytest.raises(UsageError, match="their further values are unknown"):
+    with pytest.raises(UsageError, match="their later values are unknown"):
         replay_with(events, "promote")
 
 
