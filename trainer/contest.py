@@ -124,7 +124,8 @@ def _labelling(file: File, index: FileIndex) -> _Labelling | None:
 
 
 def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
-    """A table, and the ``columns`` setting that it needs: "" if its columns are found by name. None: not a table."""
+    """A table, and the ``columns`` setting that it needs: "" if its columns are found by name. None: it
+    is not a table, or its columns are not clear."""
     try:
         return read_table(file.path, Columns(), index), ""
     except DataError:

@@ -57,7 +57,8 @@ class DataConfig(FrozenModel):
     exports and plain epochs use the centre, as with crop_pct = image_size / cache_size. Default: image_size, no
     margin."""
     resize: Literal["crop", "squash"] = "crop"
-    """crop: shorter side to image_size, then the centre square. squash: both sides to image_size."""
+    """crop: shorter side to image_size, or to more with crop_pct or cache_size; then the centre square. squash: the
+    same with both sides."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Filter of the resize, by Pillow, with antialiasing."""
     crop_pct: float = Field(1.0, gt=0, le=1)

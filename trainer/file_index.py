@@ -130,7 +130,7 @@ class FileIndex:
 
 
 def _paths(value: str) -> Iterator[str]:
-    """What a row may mean: its text as a path, or the path of a URL, with characters written as %20."""
+    """The paths that a row may mean: its text; and its text, or the path of a URL, with %20 and the like decoded."""
     yield value
     path = value
     if (found := LABEL_STUDIO.fullmatch(value.strip()) or URL.match(value.strip())) is not None:

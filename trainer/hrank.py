@@ -46,7 +46,7 @@ class Ranks:
         return int(self.values.shape[1])
 
     def lowest(self, number: int) -> list[int]:
-        """The filters with the lowest mean rank, in ascending order; of equal ones the first."""
+        """Indices of the filters with the lowest mean rank, sorted by index; of equal filters the first are taken."""
         return sorted(np.argsort(self.values.mean(axis=0), kind="stable")[:number].tolist())
 
 

@@ -40,7 +40,7 @@ SPLIT_WORDS = {
         *("परीक्षण", "δοκιμή"),
     ),
 }
-"""Split -> words that name it, alone or among other words: seg_train, Test-Set. Accents are left out."""
+"""Split -> words that name it, alone or among other words: seg_train, Test-Set. Accents are ignored."""
 
 UNLABELLED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"}
 """Words that name a folder of pictures to predict, next to splits: seg_pred."""

@@ -34,7 +34,8 @@ LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
 
 RUNS_FILES = {"search.db", "last-study"}
 RUNS_NAMES = RUNS_FILES | {"artifacts", "cache", "dashboard.log", "devices", "exports", "studies"}
-"""Names in a runs folder. Such a folder has one of RUNS_FILES, or it has ``studies`` and only names of this list."""
+"""Names in a runs folder. Such a folder has one of RUNS_FILES; or it has only names of this list, among them
+``studies``, or a ``cache`` of decoded pictures."""
 
 CACHE_NAME = re.compile(r"(\.|\.partial-)?.*-\d+px-[0-9a-f]{12}(\.lock)?")
 """Names in a cache of decoded pictures."""

@@ -202,8 +202,8 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if only some folders name splits, and one of these holds class folders. Raise too if a single folder names
-    none, and it holds class folders.
+    """Raise if only some folders name splits, and one of these holds class folders. Raise too if exactly one folder
+    names no split, and that one holds class folders.
 
     A folder "train" with pictures beside "car" and "bus" may be a class.
     """

@@ -155,8 +155,8 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _is_trained(trial: FrozenTrial) -> bool:
-    """Whether a worker can have trained a finished trial. Only a complete one shows that it did not: it then lacks the
-    number of parameters, which is stored before a training begins."""
+    """Whether a worker can have trained a finished trial: False if the trial is complete and lacks the number of
+    parameters, which is stored before a training begins. Of other finished trials it cannot be known."""
     return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs
 
 

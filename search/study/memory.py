@@ -139,7 +139,7 @@ class RememberingStorage(_CachedStorage):
         return [self._trials[number] for number in sorted(self._stand_ins)]
 
     def is_new(self, trial_id: int) -> bool:
-        """Whether the trial is the last one that this object has created. No other program has changed it so far."""
+        """Whether the trial is the last one that this object has created, so that it need not be read anew."""
         return trial_id == self._created and self._whole
 
     def unfinished(self) -> Set[int]:

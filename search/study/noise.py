@@ -95,7 +95,7 @@ def noise_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | 
 
     Repeated trainings are those of the first known recipe and its repeat, and of the confirmed candidates with fresh
     seeds; ``sigma_of`` pools them. The values of the confirmed candidates in the search do not count, because these
-    candidates were chosen for them.
+    candidates were chosen by those values.
 
     Args:
         study: the study.

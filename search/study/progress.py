@@ -157,7 +157,7 @@ def eta_seconds(
 
     The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
     having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first. A
-    paused trial counts as ended, which assumes that later trials are promoted as often as trials have been so far.
+    paused trial counts as ended. So after each rung, the same share of later trials is assumed to go on.
 
     Many parameters: the live view and ``search status`` get these values from different places.
 
@@ -216,7 +216,8 @@ def eta_seconds(
 
 
 def step_reached(worker: WorkerView, ladder: Ladder) -> int:
-    """The last step of a worker's trial. Each training of a trial has another length, which shows which one it is."""
+    """The last step of a worker's trial. The length of the present training shows which of the trial's trainings it
+    is."""
     stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
     return ladder.steps_before(stage) + worker.epoch
 

@@ -312,7 +312,7 @@ class _Played:
             case Started():
                 stored = self.study.get_trials(deepcopy=False)[event.trial].constraints
                 for name, excess in event.constraints.items():
-                    if name not in stored:  # after a kill while these were stored, an earlier line has some
+                    if name not in stored:  # if a kill interrupted the storing, an earlier line has a part of them
                         self.trials[event.trial].set_constraint(name, excess)
             case Epoch() if event.trial not in self.closed:
                 return self._report(event)

@@ -94,7 +94,8 @@ def choose_transfers(spec: StudySpec, size: DataSize, storage: RDBStorage) -> li
 
     An earlier study counts if the same person began it, if it has a complete trial, and if its best model is of a
     family that the new study trains. A recipe has the settings of the new study's space, whether
-    the earlier study sampled them or not; only settings of a table that was off there are left out.
+    the earlier study sampled them or not. Only settings of a nested table, such as distill, that the earlier study
+    did not use are left out.
 
     Args:
         spec: the new study.

@@ -65,7 +65,8 @@ def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
         "steps": "operation by operation: CUDA graphs are for GPUs",
     }
     other = lines(cpu, model="rexnet_100", optimizer="nadam", precision="fp32", augment=["AutoAugment"])
-    assert other["memory layout"].endswith("; ReXNet's channels zero-padded to multiples of 8, for the same units")
+    padded = "; ReXNet's channels zero-padded to multiples of 8, for vector units and tensor cores"
+    assert other["memory layout"].endswith(padded)
     assert other["optimizer"] == "nadam, not fused: torch has no such kernel"
     assert other["precision"] == "fp32, as the study says"
     assert other["augmentation"].startswith("by the transforms of `augment` on the host, then by OpenCV")
