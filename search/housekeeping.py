@@ -120,6 +120,8 @@ def _row(one: Listed) -> tuple[str, ...]:
     if one.budget is not None and one.spent is not None:
         budget = " ".join(one.budget.progress(one.spent))
     best = "-" if one.best is None or one.objective is None else words_of(one.best, one.objective)
-    state = {"unreadable": "of another version", "foreign": "of another program"}.get(one.state, one.state)
+    state = {"unreadable": "of another version", "foreign": "made or renamed by another program"}.get(
+        one.state, one.state
+    )
     changed = (one.last_change or "-").replace("T", " ")
     return printable(one.name), one.owner or "unknown", state, budget, best, changed

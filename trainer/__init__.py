@@ -45,6 +45,7 @@ file_index    the files that the cells of a label table mean, and the rows of a 
 classes       which values of a column may be classes
 one_hot       label tables with a column for each class
 other_labels  labels that are not read: in other files than tables, in the names of pictures
+pixels        tables with the pixels of pictures in their cells
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds
 near          near-duplicates across splits

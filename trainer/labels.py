@@ -16,8 +16,9 @@ from pathlib import Path
 from trainer.classes import are_measured, combined, decimals_in
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
-from trainer.file_index import FileIndex, composed, naming_column, read_lines, tables_in
+from trainer.file_index import FileIndex, composed, naming_column, read_lines, separator_of, tables_in
 from trainer.one_hot import about_one_hot
+from trainer.pixels import about_pixels
 from trainer.split_names import split_of
 from trainer.tree import File, Folder, read_tree
 from trainer.values import expanded
@@ -241,8 +242,10 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
             if named := next((cell for cell in header if cell.lower() not in FILE_COLUMNS and files.find(cell)), None):
                 raise DataError(
                     f"the first line of {path} names no columns, but the file {named}; write a line such as "
-                    "file,label above it"
+                    f"{_first_line(path, [header, *(row for _, row in lines)], files)} above it"
                 )
+            if kind == "file" and (why := about_pixels(header, lines)):
+                raise DataError(f"{path} {why}")
             cure = f'name it: data.columns = {{ {kind} = "NAME" }}'
             if kind == "label":
                 cure = about_one_hot(path, header, lines) or cure
@@ -264,6 +267,21 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
     ]
     notices += _doubts(path.name, {kind: header[number] for kind, number in chosen.items()}, header, rows)
     return Table(path, {kind: header[number] for kind, number in chosen.items()}, rows, notices)
+
+
+def _first_line(path: Path, rows: Sequence[Sequence[str]], files: FileIndex) -> str:
+    """Names for the columns of a table whose first line names none, separated as its cells are."""
+    named: list[str] = []
+    for number in range(len(rows[0])):
+        values = [row[number].strip() for row in rows if number < len(row)]
+        kind = "label"
+        if any(map(files.find, values[:100])):
+            kind = "file"
+        elif values and all(map(split_of, values)):
+            kind = "split"
+        named.append(f"column{number + 1}" if kind in named else kind)
+    separator = separator_of(path.read_text("utf-8", "replace"))
+    return separator.join(named) if separator != "\t" else f"{' '.join(named)} (with tabs, not spaces)"
 
 
 def _not_used(

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.classes import may_be_classes
 from trainer.errors import DataError
 from trainer.file_index import FileIndex, files_around, naming_column, read_lines, separator_of, tables_in
+from trainer.pixels import about_pixels
 from trainer.split_names import split_of
 from trainer.tree import ARCHIVE, File, Folder
 
@@ -63,9 +64,12 @@ def _about_files(tree: Folder, root: Path) -> Iterator[str]:
             yield told
     for file in tables_in(tree):
         try:
-            read_lines(file.path)
+            header, lines = read_lines(file.path)
         except DataError as error:
             yield str(error)
+        else:
+            if not tree.holds_pictures and (why := about_pixels(header, lines)):
+                yield f"{file.name} {why}"
     for file in around:
         if file.name.lower().endswith(".json") and (told := _about_json(file, index)) is not None:
             yield told

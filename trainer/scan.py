@@ -24,10 +24,31 @@ from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_el
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
-__all__ = ["Listing", "Picture", "Source", "folded", "scan", "scan_folder"]
+__all__ = ["LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "folded", "scan", "scan_folder"]
 
 Source: TypeAlias = bytes | Image.Image
 """The bytes of a picture's file, or the decoded picture."""
+
+
+UNSEEN = ("Cf", "Cc", "Zs", "Zl", "Zp")
+"""Unicode's categories of characters that are not seen."""
+
+VARIATIONS = {chr(code) for code in range(0xFE00, 0xFE10)}
+"""Characters that choose between forms of the one before, such as a coloured emoji."""
+
+LOOK_ALIKES = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
+    "\u0643\u064a\u0649\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2018\u2019\u02bc\u2032\u0060\u00b4"
+    "\u201c\u201d\u201e",
+    "abekmhopctyxijsabezhikmnoptyx\u06a9\u06cc\u06cc-------''''''\"\"\"",
+    "\u0640",
+)
+"""Cyrillic and Greek letters whose capitals look like Latin ones, Arabic letters as Persian keyboards write them,
+dashes and quotation marks."""
+
+BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])[_-]+(?=[^\W\d_])")
+"""What people write between two words instead of a space."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +201,16 @@ def _about_labels(suggestion: Suggestion | None, tree: Folder, root: Path) -> st
 
 
 def folded(name: str) -> str:
-    """A class's name in a form that is equal for names that look alike: without case, spaces, invisible characters, and
-    zeros that do not change a number (01, 1.0)."""
+    """A class's name in a form that is equal for names that look alike.
+
+    It is without case, spaces, invisible characters, _ and - between letters, and zeros that do not change a number
+    (01, 1.0). Letters of other alphabets that look like Latin ones are Latin. A name of one character may be a symbol,
+    so it keeps its alphabet.
+    """
     plain = unicodedata.normalize("NFKC", name).casefold()
-    seen = "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Zs"))
+    seen = "".join(one for one in plain if unicodedata.category(one) not in UNSEEN and one not in VARIATIONS)
+    if len(seen) > 1:
+        seen = BETWEEN_LETTERS.sub("", seen.translate(LOOK_ALIKES))
     return re.sub(r"0*(\d+)(\.0*)?", r"\1", seen) if re.fullmatch(r"[-+]?\d+(\.0*)?", seen) else seen
 
 

@@ -17,7 +17,7 @@ from trainer.data import Dataset
 from trainer.errors import printable
 from trainer.named_copies import find_named_copies
 from trainer.pictures import TURNED, read_right
-from trainer.scan import folded
+from trainer.scan import LOOK_ALIKES, VARIATIONS, folded
 
 SMALL_VALIDATION = 100
 """Smallest number of validation pictures without a warning. With fewer, one picture is more than a point of
@@ -45,6 +45,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from _single_colour(data)
     yield from _copies(data)
     yield from _groups(data, config)
+    yield from _folds(data, config)
     yield from _left_out(data, config)
     yield from _validation(data, config)
     yield from _imbalance(data)
@@ -57,7 +58,7 @@ def _class_names(data: Dataset) -> Iterator[str]:
         twins[folded(name)].append(name)
     for names in twins.values():
         if len(names) > 1:
-            told = " and ".join(ascii(name) if not name.isprintable() else repr(name) for name in names)
+            told = " and ".join(repr(name) if _is_distinct(name) else ascii(name) for name in names)
             yield f"the classes {told} {_difference(names)}; if they are one class, give them one name"
     known = {name.casefold(): name for name in data.class_names}
     if (masks := sorted(known.keys() & MASK_NAMES)) and known.keys() & {"image", "images", "img", "imgs"}:
@@ -70,7 +71,12 @@ def _class_names(data: Dataset) -> Iterator[str]:
 def _difference(names: Sequence[str]) -> str:
     if re.fullmatch(r"[-+]?\d+", folded(names[0])):
         return "are the same number"
-    return "differ only in case, in spaces, or in characters that look alike or are not seen"
+    return "differ only in case, in spaces (or _ or -), or in characters that look alike or are not seen"
+
+
+def _is_distinct(name: str) -> bool:
+    """Whether a name can be shown as it is: all of its characters are seen, and none looks like another one."""
+    return name.isprintable() and all(ord(one) not in LOOK_ALIKES and one not in VARIATIONS for one in name.casefold())
 
 
 def _single_colour(data: Dataset) -> Iterator[str]:
@@ -119,6 +125,22 @@ def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
     elif alone:
         first = data.names[data.groups.index("")]
         yield f"{asked} gives {_count(alone, 'picture')} of {len(data.names):,} no group, the first: {first}"
+
+
+def _folds(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """A warning about classes with fewer groups than folds. (Fewer pictures than folds are refused.)"""
+    if not (config.folds and data.grouped):
+        return
+    found: dict[int, set[str]] = defaultdict(set)
+    for index in np.concatenate([data.splits["train"], data.splits["val"]]).tolist():
+        found[int(data.labels[index])].add(data.groups[index] or f"\0{index}")
+    few = [f"{name} ({len(found[label])})" for label, name in enumerate(data.class_names)]
+    few = [told for label, told in enumerate(few) if len(found[label]) < config.folds]
+    if few:
+        yield (
+            f"{len(few):,} of {len(data.class_names):,} classes have fewer groups than the {config.folds} folds, so "
+            f"some folds have no picture of them to validate on: {_some(few)}; fewer folds or more groups help"
+        )
 
 
 def _empty_cells(data: Dataset) -> Iterator[str]:

@@ -37,7 +37,7 @@ State: TypeAlias = Literal["in use", "stopped", "finished", "unreadable", "forei
     stopped     its budget is not spent
     finished    its budget is spent
     unreadable  another version of this program launched it last
-    foreign     another program made it
+    foreign     another program made or renamed it
 """
 
 

@@ -198,8 +198,8 @@ def storage_errors(url: URL) -> Iterator[None]:
             cure = "another program holds it; close that, then go on"
         elif "malformed" in reason:
             cure = (
-                "the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover, or "
-                "begin anew with another --runs"
+                "the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover or "
+                ".dump, or begin anew with another --runs"
             )
         else:
             cure = "check that it is a database file, and that you may write to it and its folder"

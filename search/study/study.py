@@ -26,6 +26,7 @@ from search.study.sampling import build_ladder, build_pruner, build_sampler, des
 from search.study.trial import is_paused, step_word
 from search.words import count, short_change
 from studies import Range, StudySpec
+from studies.spec import STUDY_NAME
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError, printable
 from trainer.identity import identity
@@ -241,20 +242,22 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     """Open an existing study, with the spec of its last launch.
 
     Raises:
-        UsageError: there is no study of this name, or another program made it.
+        UsageError: there is no study of this name, or another program made or renamed it.
         StudyChanged: another version of this program launched it last.
     """
     found = optuna.get_all_study_names(storage)
     if name not in found:
         raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
     study = optuna.load_study(study_name=name, storage=storage)
-    foreign = UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
     if SPEC not in study.user_attrs:
-        raise foreign
+        raise UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
     cure = "launch it again with this version, or use that one"
     spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
-    if spec.name != name:  # a copy by another program: its name may be a path, and names of files contain it
-        raise foreign
+    if spec.name != name:  # its name may be a path, and names of files contain it
+        cure = f"to go on with it, give search launch --set name={name}"
+        if not STUDY_NAME.fullmatch(name):
+            cure = "no study file can have this name, so give it another one there"
+        raise UsageError(f"study {name!r} is {spec.name!r}, renamed or copied by another program; {cure}")
     return with_marks(study, study.user_attrs.get(UUID)), spec
 
 

@@ -243,6 +243,55 @@ def test_a_table_that_would_lose_a_part_of_what_it_says_is_refused(tmp_path: Pat
     assert sentence in problems_of(root, tmp_path, labels="train.csv", bad_files="skip")
 
 
+@pytest.mark.parametrize(
+    ("separator", "cells", "first"),
+    [
+        (",", "TRAIN,gs://bucket/flowers/{name},{label}", "split,file,label"),
+        (";", "{name};{label}", "file;label"),
+        ("|", "{label}|{name}", "label|file"),
+        ("\t", "{name}\t{label}", "file label (with tabs, not spaces)"),
+        (",", "{name},{label},3", "file,label,column3"),
+    ],
+)
+def test_the_first_line_that_a_table_without_a_header_needs_works(
+    tmp_path: Path, separator: str, cells: str, first: str
+) -> None:
+    root = contest(tmp_path)
+    rows = "".join(cells.format(name=f"{i:03}.png", label="ab"[i % 2]) + "\n" for i in range(6))
+    (root / "train.csv").write_text(rows)
+    assert f"; write a line such as {first} above it" in problems_of(root, tmp_path, labels="train.csv")
+    names = first.partition(" (")[0].replace(" ", separator)
+    assert classes_of(labelled(root, f"{names}\n{rows}", tmp_path)) == EXPECTED
+
+
+def levels(separator: str, number: int = 36) -> str:
+    return separator.join(str(7 * i % 256) for i in range(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (f"label,{','.join(f'pixel{i}' for i in range(36))}\n" + f"4,{levels(',')}\n" * 3, "a column for each pixel"),
+        ("emotion,pixels,Usage\n" + f"0,{levels(' ')},Training\n" * 3, "all pixels of a picture in column pixels"),
+        (f'label;image\n1;"[{levels(", ")}]"\n', "all pixels of a picture in column image"),
+        ("label,size,width,height\n" + "4,8,9,10\n" * 3, ""),
+        ("label,pixels\n" + f"0,{levels(' ', 35)}\n", ""),
+    ],
+)
+def test_a_table_of_pixels_is_recognised_and_no_column_of_files_is_asked_for(
+    tmp_path: Path, text: str, what: str
+) -> None:
+    root = tmp_path / "digits"
+    root.mkdir()
+    (root / "train.csv").write_text(text)
+    cure = f"train.csv seems to have {what}, and only files of pictures are read; write the picture of each row to"
+    assert (cure in problems_of(root, tmp_path)) == bool(what)
+    if "image" not in text:
+        asked = problems_of(root, tmp_path, labels="train.csv")
+        assert (cure in asked) == bool(what)
+        assert ("name it: data.columns" in asked) != bool(what)
+
+
 def test_a_table_without_a_header_is_never_suggested(tmp_path: Path) -> None:
     root = contest(tmp_path)
     (root / "train.csv").write_text("".join(f"{i:03}.png,{'ab'[i % 2]}\n" for i in range(6)))

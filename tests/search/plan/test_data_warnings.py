@@ -38,12 +38,43 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
     assert warnings_of(folder, tmp_path, folds=5) == []  # each fold has some of each class
 
 
+def test_classes_with_fewer_groups_than_folds_are_counted(tmp_path: Path) -> None:
+    """The five pictures of c have no group, so each counts as one."""
+    folder = make_pictures(tmp_path / "data", {"a": 9, "b": 8, "c": 5})
+    for name, groups in (("a", 3), ("b", 4)):
+        for i, file in enumerate(sorted((folder / name).iterdir())):
+            file.rename(file.with_name(f"{name}v{i % groups}_{file.name}"))
+    told = "fewer groups than the"
+    settings = {"group_by": "^([ab]v[0-9])_", "test_fraction": 0.0}
+    (sentence,) = [one for one in warnings_of(folder, tmp_path, folds=4, **settings) if told in one]
+    assert sentence.startswith(
+        "1 of 3 classes have fewer groups than the 4 folds, so some folds have no picture of them"
+    )
+    assert "to validate on: a (3); fewer folds" in sentence
+    (sentence,) = [one for one in warnings_of(folder, tmp_path, folds=5, **settings) if told in one]
+    assert "to validate on: a (3), b (4); fewer folds" in sentence
+    for asked in ({"folds": 3, **settings}, settings, {"folds": 5}):
+        assert not [one for one in warnings_of(folder, tmp_path, **asked) if told in one]
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
         (("cat", "Cat", "dog"), "the classes 'Cat' and 'cat' differ only in case"),
         (("cat", "cat ", "dog"), "the classes 'cat' and 'cat ' differ only in case"),
         (("cat", "cat\u200b", "dog"), "the classes 'cat' and 'cat\\u200b' differ only in case"),
+        (("cat", "\u0441at", "dog"), "the classes 'cat' and '\\u0441at' differ only in case"),
+        (("KOT", "\u041a\u041e\u0422", "dog"), "the classes 'KOT' and '\\u041a\\u041e\\u0422' differ only in case"),
+        (("gray wolf", "gray_wolf", "dog"), "the classes 'gray wolf' and 'gray_wolf' differ only in case"),
+        (("gray-wolf", "Gray Wolf", "dog"), "the classes 'Gray Wolf' and 'gray-wolf' differ only in case"),
+        (("owl's", "owl\u2019s", "dog"), "the classes \"owl's\" and 'owl\\u2019s' differ only in case"),
+        (("\u2764", "\u2764\ufe0f", "dog"), "the classes '\u2764' and '\\u2764\\ufe0f' differ only in case"),
+        (
+            ("\u06a9\u062a", "\u0643\u062a", "dog"),
+            "the classes '\\u0643\\u062a' and '\u06a9\u062a' differ only in case",
+        ),
+        (("a", "\u0430", "\u03b1", "-", "_"), ""),  # symbols and letters of several alphabets
+        (("3_1", "31", "-1", "caf\u00e9", "cafe", "x-1", "x1"), ""),
         (("1", "01", "x"), "the classes '01' and '1' are the same number"),
         (("2.0", "2", "20"), "the classes '2' and '2.0' are the same number"),
         (("10", "100", "v1", "v01"), ""),

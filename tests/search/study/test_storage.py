@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import sqlite3
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from pathlib import Path
 import optuna
 import pytest
 from needed import postgres
+from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from scripted import Bench, ScriptedPool, spec_of, trains
 from sqlalchemy import URL
@@ -281,6 +285,28 @@ def test_a_damaged_database_is_an_error_with_its_own_cure(tmp_path: Path, damage
     cure = "malformed; the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover"
     with pytest.raises(StorageError, match=cure):
         open_storage(url, create=False)
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the program sqlite3")
+def test_the_line_of_the_docs_rescues_a_damaged_database(tmp_path: Path) -> None:
+    file = tmp_path / "search.db"
+    with opened(parse_url(f"sqlite:///{file}"), create=True) as storage:
+        study = optuna.create_study(storage=storage, study_name="birds")
+        for value in range(3):
+            study.tell(study.ask({"lr": FloatDistribution(0, 1)}), value)
+    with sqlite3.connect(file) as database:
+        database.execute("pragma wal_checkpoint(truncate)")
+        (page,) = database.execute("select rootpage from sqlite_master where name = 'trial_params'").fetchone()
+    database.close()
+    with file.open("r+b") as content:
+        content.seek((page - 1) * 4096)
+        content.write(b"x" * 4096)
+    docs = (Path(__file__).parents[3] / "docs/troubleshooting.md").read_text()
+    (line,) = re.findall(r"`(sqlite3 FILE .dump .*?)`", docs)
+    line = line.replace("\\|", "|").replace("FILE", str(file)).replace("NEW", str(tmp_path / "new.db"))
+    subprocess.run(["bash", "-c", line], check=True, capture_output=True)
+    with opened(parse_url(f"sqlite:///{tmp_path}/new.db"), create=False) as storage:
+        assert [trial.value for trial in optuna.load_study(storage=storage, study_name="birds").trials] == [0, 1, 2]
 
 
 def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:

@@ -213,18 +213,27 @@ def test_a_study_of_another_program_is_not_touched(storage: RDBStorage) -> None:
     assert foreign.user_attrs == {}
 
 
-@pytest.mark.parametrize("name", ["../../x", "birds-copied"])
-def test_a_study_that_another_program_has_given_another_name_is_not_one_of_ours(
-    storage: RDBStorage, url: URL, tmp_path: Path, name: str
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [("../../x", "no study file can have this name"), ("birds-copied", "give search launch --set name=birds-copied")],
+)
+def test_a_study_that_another_program_has_renamed_is_refused_with_the_launch_that_goes_on(
+    storage: RDBStorage, url: URL, tmp_path: Path, name: str, cure: str
 ) -> None:
     """Its name says where its files are, and may be a path."""
-    spec = open_study(spec_of(), storage, "content").user_attrs[SPEC]
-    optuna.create_study(storage=storage, study_name=name).set_user_attr(SPEC, spec)
+    old = open_study(spec_of(), storage, "content")
+    old.tell(old.ask(), 0.5)
+    optuna.copy_study(from_study_name="birds", from_storage=storage, to_storage=storage, to_study_name=name)
+    optuna.delete_study(study_name="birds", storage=storage)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=f"study '{name}' was not made by search launch"):
+    sentence = f"study '{name}' is 'birds', renamed or copied by another program; .*{cure}"
+    with pytest.raises(UsageError, match=sentence):
         find_study(storage, name)
-    with pytest.raises(UsageError, match="was not made by search launch"):
+    with pytest.raises(UsageError, match=sentence):
         export_best(name, url, Runs(tmp_path / "runs/of/birds"), "cpu")
+    if "/" not in name:
+        open_study(spec_of(f"name={name}"), storage, "content")
+        assert len(find_study(storage, name)[0].trials) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
