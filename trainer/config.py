@@ -96,9 +96,9 @@ class TrainConfig(FrozenModel):
     of stride 1 and no pooling, for small pictures (He et al., 2015, section 4.2). Stock timm's create_model has no
     argument for cifar. Only for resnet*."""
     require_timm: bool = False
-    """true: models that stock timm's create_model cannot build are refused. These are the models with stem =
-    "cifar", all models of some families, and of other families those whose width or depth is scaled. Families: wrn-*;
-    where they are scaled, efficientnet_b0, mobilenetv3_*_100."""
+    """true: models that stock timm's create_model cannot build are refused. These are models with stem =
+    "cifar", models that timm does not have, and some models if their width or depth is scaled. Families: wrn-*; where
+    they are scaled, efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
     drop_path: float = Field(0.0, ge=0, lt=1)

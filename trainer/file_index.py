@@ -130,7 +130,8 @@ class FileIndex:
 
 
 def _paths(value: str) -> Iterator[str]:
-    """The paths that a row may mean: its text; and its text, or the path of a URL, with %20 and the like decoded."""
+    """The paths that a row may mean: first its text as it is. The second one is the path of the text if that is a URL,
+    or else the text; in it, %20 and the like are decoded. There is none if that changes nothing."""
     yield value
     path = value
     if (found := LABEL_STUDIO.fullmatch(value.strip()) or URL.match(value.strip())) is not None:

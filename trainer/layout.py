@@ -213,7 +213,7 @@ def _index(folders: Sequence[Folder]) -> list[str]:
 
 
 def _archives(folder: Folder) -> list[str]:
-    """A sentence about archives beside folders, except those of which a folder has the name."""
+    """A sentence about archives beside folders. One with the name of a folder was extracted, and does not count."""
     names = {one.base.lower() for one in folder.folders}
     stems = [(file, found[1].lower()) for file in folder.files if (found := ARCHIVE.fullmatch(file.base))]
     packed = [file.name for file, stem in stems if stem not in names]

@@ -30,7 +30,8 @@ FEWEST = 2
 """Smallest number of copies that is reported."""
 
 BY_CHANCE = 5
-"""Smallest ratio of copies to pairs of unrelated names that look the same; if it is smaller, no copies are reported."""
+"""Pictures of unrelated names that look the same do so by chance. Copies are reported only if there are at least this
+many times as many."""
 
 
 @dataclass(frozen=True)

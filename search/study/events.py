@@ -9,9 +9,9 @@
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt, node a worker has the trial; attempts from 1. node: name of the worker's machine
     started   trial, constraints           the model's parameters are counted; its size relative to the limit
-    epoch     trial, step, value, pruned   a result was stored, with the decision; pruned is null if none was made. At a
-                                           rung of the pruner "promote", pruned is true if the trial is paused there,
-                                           and too_late if it is paused only because the compute or the time is spent
+    epoch     trial, step, value, pruned,  a result was stored, with the decision; pruned is null if none was made. At a
+              too_late                     rung of the pruner "promote", pruned is true if the trial is paused there;
+                                           too_late: if it is paused only because the compute or the time is spent
     pause     trial, step                  the trial is paused at a rung, and its worker is free
     promote   trial, step, at_least        the trial goes on from its rung; at_least as in Promotion.next, or null
                                            if it is unknown

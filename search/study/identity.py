@@ -71,7 +71,7 @@ def identify(study: optuna.Study) -> Callable[[], None]:
         StudyChanged: the study is deleted already.
     """
 
-    # ``stored``, ``gone`` and ``before``, which both functions use, are set below them.
+    # ``stored``, ``gone`` and ``before``, which these functions use, are set below them.
     def uuid() -> str | None:
         # Reads this attribute alone: the study's page is stored in attributes too, and is long.
         with backend_of(study).engine.connect() as connection:

@@ -62,7 +62,7 @@ class OtherPruner:
     pruner: str
     trials: int
     rebuilt: int
-    """See ``Replay.rebuilt``."""
+    """Number of trials as in ``Replay.rebuilt``; they are not judged."""
     stopped_earlier: tuple[int, ...]
     """Numbers of the trials that this pruner would have stopped earlier than the search did."""
     stopped_at_the_same_epoch: tuple[int, ...]

@@ -52,8 +52,8 @@ class Transferred(FrozenModel):
     """Name of the earlier study."""
     trial: int
     recipe: Mapping[str, Value]
-    """Setting of the new study's space -> value. ``choose_transfers`` gives the settings of a study file. The stored
-    recipe has the settings as they are sampled, for example a share of the widths instead of the width."""
+    """Setting of the new study's space -> value. A recipe from ``choose_transfers`` has the values of a study file,
+    such as the width. The stored and queued recipe has the values that are sampled, such as a share of the widths."""
 
     @property
     def source(self) -> str:
