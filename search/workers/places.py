@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from search.console import tell_aside
 from search.devices import WorkerDevice, parse_devices
 from search.errors import UsageError
 from search.workers.local import LocalPool
@@ -57,6 +58,8 @@ def parse_places(text: str | None, cluster: Cluster, workers_per_gpu: int = 1) -
         gpus, cores = ray_cluster.size() if place == "ray" else _allocated(text)
         on_cpu = on_cpu or gpus == 0
         number = max(1, cores // cluster.threads) if on_cpu else gpus
+    if place == "ray" and (shortage := ray_cluster.shortage(cluster.threads, on_cpu)):
+        tell_aside(f"--gpus {text}: {shortage}")
     visible = None if on_cpu else "any"
     here: Literal["slurm", "ray"] = "ray" if place == "ray" else "slurm"
     return [WorkerDevice(f"{place}:{one}", visible, cluster.threads, place=here) for one in range(number)]

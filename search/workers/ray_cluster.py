@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from search.errors import UsageError
+from search.words import count
 
 CONNECT_SECONDS = 60.0
 """Longest time for a cluster to answer: if nothing listens at an address, Ray itself tries for many minutes."""
@@ -32,6 +33,7 @@ print("connected", flush=True)
 a reason, but the lines that it prints have the reason at once."""
 
 REFUSED = "InvalidAuthToken"
+NONE_HERE = "Could not find any running Ray instance"
 
 
 def connect(text: str, address: str) -> None:
@@ -72,7 +74,7 @@ def connect(text: str, address: str) -> None:
         own = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else file
         raise UsageError(f"--gpus {text}: the cluster {address} has another token; copy its token to {own}")
     if ours != "connected":
-        raise UsageError(f"--gpus {text}: the Ray cluster {address} does not answer: {ours}")
+        raise UsageError(f"--gpus {text}: {_unanswered(address, ours)}")
     _init(address)
 
 
@@ -82,6 +84,29 @@ def size() -> tuple[int, int]:
 
     there = ray.cluster_resources()
     return int(there.get("GPU", 0)), int(there.get("CPU", 0))
+
+
+def shortage(threads: int, on_cpu: bool) -> str | None:
+    """A sentence if none of the nodes that the cluster has now can hold a worker, else None."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= threads and (on_cpu or node.get("GPU", 0) >= 1) for node in nodes):
+        return None
+    needed = f"{'' if on_cpu else 'a GPU and '}{count(threads, 'CPU core')}"
+    return (
+        f"no node of the Ray cluster has {needed}, so the workers wait until one joins; cluster.threads sets the "
+        "cores of a worker"
+    )
+
+
+def _unanswered(address: str, why: str) -> str:
+    if NONE_HERE in why:  # Ray's sentence names options that this program does not have
+        return (
+            "Ray does not run on this machine; start it with RAY_AUTH_MODE=token ray start, and --head or the "
+            "--address of a cluster"
+        )
+    return f"the Ray cluster {address} does not answer: {why}"
 
 
 def _init(address: str) -> None:

@@ -29,6 +29,7 @@ from search.workers.messages import Answer, Assign, Epoch, Failed, Left, Placed,
 from search.workers.piped import SECRETS
 from search.workers.places import parse_places
 from search.workers.pool import Exit, Pool
+from search.workers.ray_cluster import PROBE, _unanswered
 from studies import cluster as of_study
 from trainer.data import Dataset
 
@@ -287,6 +288,30 @@ def test_without_a_number_there_is_a_worker_for_each_gpu_or_for_so_many_cores(
     devices = parse_places("ray", of_study.Cluster())
     assert [(one.label, one.kind, one.place) for one in devices] == [("ray:0", "cuda", "ray"), ("ray:1", "cuda", "ray")]
     assert [one.kind for one in parse_places("ray:cpu", of_study.Cluster())] == ["cpu"] * (CORES // 4)
+
+
+def test_workers_for_which_no_node_is_large_enough_wait_and_that_is_said(
+    pool: Pool, ray: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for(lambda: len(parse_places("ray", of_study.Cluster())) == 2)
+    capsys.readouterr()
+    for text in ("ray:2", "ray:cpu:2"):
+        parse_places(text, of_study.Cluster(threads=CORES))
+    assert capsys.readouterr().err == ""
+    for text, needed in (("ray:2", "a GPU and 5 CPU cores"), ("ray:cpu:2", "5 CPU cores")):
+        assert len(parse_places(text, of_study.Cluster(threads=CORES + 1))) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"--gpus {text}: no node of the Ray cluster has {needed}, so the workers wait"), told
+
+
+def test_where_no_ray_runs_the_cure_is_to_start_it(tmp_path: Path) -> None:
+    folder = {"RAY_TMPDIR": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
+    text = "import psutil; psutil.process_iter = lambda *_, **__: iter(())\n" + PROBE  # others of this machine run Ray
+    answer = subprocess.run(
+        [sys.executable, "-c", text, "auto"], env=os.environ | folder, capture_output=True, text=True
+    )
+    told = _unanswered("auto", answer.stderr.splitlines()[-1])
+    assert told.startswith("Ray does not run on this machine; start it with RAY_AUTH_MODE=token ray start"), told
 
 
 # -- the files of the documents
