@@ -225,8 +225,9 @@ def _about_links(tree: Folder) -> list[str]:
 
 
 def _readable(name: str) -> str:
-    """A folder's name as text for JSON and models: a byte that is not UTF-8 is written as ``\\xe9``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A folder's name as text for JSON and models, the same in each locale: a byte that is not UTF-8 is written as
+    ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def stamp_of(file: File) -> str:
