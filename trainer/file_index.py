@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -56,7 +57,7 @@ class FileIndex:
         self._by_number: dict[str, list[File]] = defaultdict(list)
         self._root = [_folded(part) for part in root.resolve().parts[1:]]
         for file in files:
-            parts = _folded(file.name).split("/")
+            parts = _folded(os.fsencode(file.name).decode("utf-8", "surrogateescape")).split("/")  # as tables have it
             for start in range(len(parts)):
                 key = "/".join(parts[start:])
                 for one in {key, _stem(key)}:
