@@ -256,7 +256,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     if spec.name != name:  # its name may be a path, and names of files contain it
         cure = f"to go on with it, give search launch --set name={name}"
         if not STUDY_NAME.fullmatch(name):
-            cure = "no study file can have this name, so give it another one there"
+            cure = "no study file can have this name; rename the study with that program"
         raise UsageError(f"study {name!r} is {spec.name!r}, renamed or copied by another program; {cure}")
     return with_marks(study, study.user_attrs.get(UUID)), spec
 
