@@ -309,6 +309,7 @@ def test_the_trainings_of_an_export_run_on_a_cluster_as_the_study_file_says(
     if place == "ray":
         required("ray")
         monkeypatch.setattr("search.workers.ray_cluster.connect", lambda *_: None)
+        monkeypatch.setattr("search.workers.ray_cluster.shortage", lambda *_: None)
         monkeypatch.setattr("search.workers.ray.RayPool", pool_of)
     else:
         (tmp_path / "srun").touch(mode=0o755)
