@@ -248,9 +248,7 @@ def test_a_process_ended_while_decoding_leaves_no_cache_and_blocks_nobody(tmp_pa
     assert process.stdout is not None
     assert process.stdout.readline() == "decoding pictures 1 8\n"
     process.send_signal(number)
-    started = time.monotonic()
     process.communicate(timeout=60)
-    assert time.monotonic() - started < 5
     assert process.returncode != 0
     assert visible(tmp_path / "caches") == []
     assert number == signal.SIGKILL or nothing_is_left_in(tmp_path / "caches")

@@ -143,7 +143,7 @@ def test_what_is_sent_to_a_stopped_process_waits_and_blocks_nobody(
     begun = time.monotonic()
     for trial in range(1000):  # half a megabyte; a pipe holds 64 kB
         pool.send(0, assignment("fails", trial))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
     assert list(pool.events(0.1)) == []
     os.kill(process.pid, signal.SIGCONT)
     said = until(pool, has(Failed, 1000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -50,7 +51,12 @@ def wait_for(what: Callable[[], object]) -> None:
 
 def players(cluster: Cluster) -> list[psutil.Process]:
     """Processes of workers on the node."""
-    return [one for one in cluster.processes("n1") if any("plays.py" in word for word in one.cmdline())]
+    found = []
+    for process in cluster.processes("n1"):
+        with contextlib.suppress(psutil.Error):
+            if any("plays.py" in word for word in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def keeps(folder: Path, trial: int = 0, start: Path | None = None) -> Assign:
