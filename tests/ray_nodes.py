@@ -76,6 +76,14 @@ class Cluster:
         words = [f"--address={self.address}", f"--num-cpus={cores}", "--num-gpus=2", f'--resources={{"{name}": 1}}']
         self.start(name, *words, **settings)
 
+    def wait_for_node(self, name: str) -> None:
+        """Wait until a node has joined."""
+        text = (
+            "import sys, time, ray; ray.init(sys.argv[1], log_to_driver=False)\n"
+            "while not any(n['Alive'] and sys.argv[2] in n['Resources'] for n in ray.nodes()): time.sleep(0.1)"
+        )
+        self.ask(sys.executable, "-c", text, self.address, name)
+
     def processes(self, name: str) -> list[psutil.Process]:
         """All processes of a node; those of Ray's workers have sessions of their own."""
         folder = f"TMPDIR={self.folder / name}"

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     with ray_cluster("n1", cores=1) as cluster:
+        cluster.wait_for_node("n1")  # without a node, a launch says that it waits
         yield cluster
 
 
