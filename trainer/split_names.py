@@ -19,20 +19,8 @@ SPLIT_WORDS = {
     ),
     "val": (
         *("val", "valid", "validate", "validation", "dev", "validierung", "validacion", "validacao", "validazione"),
-        *(
-            "validasi",
-            "dogrulama",
-            "валидация",
-            "验证",
-            "驗證",
-            "検証",
-            "검증",
-            "تحقق",
-            "التحقق",
-            "اعتبارسنجی",
-            "אימות",
-        ),
-        *("सत्यापन", "επικύρωση", "валідація"),
+        *("validasi", "dogrulama", "валидация", "валідація", "验证", "驗證", "検証", "검증", "تحقق", "التحقق"),
+        *("اعتبارسنجی", "אימות", "सत्यापन", "επικύρωση"),
     ),
     "test": (
         *("test", "testing", "eval", "evaluation", "holdout", "prueba", "pruebas", "teste", "testes", "uji", "тест"),
