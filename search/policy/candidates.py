@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, count
-from operator import is_not
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.encoding import coordinate_of
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS, Ladder, ladder_for, reached
+from search.policy.replaced import replaced
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class CandidateReader:
             ladder = ladder_for(ladder.last_step, anew=False, factor=3, first=1)
         self._ladder = ladder
         self._trials: list[FrozenTrial] = []
-        """The trials that were read. Storages replace the object of a trial that changes, so the same object has the
-        same content."""
+        """The trials that were read, see ``replaced``."""
         self._contents: list[tuple[object, ...]] = []
         """For each trial, values by which a change is noticed if its object was replaced."""
         self._candidates: list[Candidate | None] = []
@@ -91,8 +89,7 @@ class CandidateReader:
         known = len(self._trials)
         if (missing := len(trials) - len(self._rows)) > 0:  # at least doubled, so that the rows grow seldom
             self._rows = np.append(self._rows, np.zeros(max(missing, len(self._rows)), self._rows.dtype))
-        replaced = compress(count(), map(is_not, trials, self._trials))
-        for at in [*replaced, *range(known, len(trials))]:
+        for at in [*replaced(trials, self._trials), *range(known, len(trials))]:
             trial, content, put = trials[at], _content(trials[at]), slice(at, at + 1)  # replaces an item, or adds it
             if at >= known or self._contents[at] != content:
                 self._contents[put], self._candidates[put] = [content], [self._read(trial)]

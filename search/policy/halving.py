@@ -8,14 +8,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import compress, count
 from math import isnan
-from operator import is_not
 
 from optuna import Study
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+
+from search.policy.replaced import replaced
 
 RUNG = "completed_rung_"
 """Prefix of the attributes that successive halving stores on a trial."""
@@ -26,7 +26,7 @@ class RungCache:
 
     def __init__(self) -> None:
         self._trials: list[FrozenTrial] = []
-        """The trials that were read. A storage replaces the object of a trial that changes."""
+        """The trials that were read, see ``replaced``."""
         self._values: list[dict[str, float]] = []
         """For each trial: attribute -> value."""
         self._sorted: defaultdict[str, list[float]] = defaultdict(list)
@@ -42,8 +42,7 @@ class RungCache:
             self._trials, self._values = [], []
             self._sorted.clear()
         known = len(self._trials)
-        changed = compress(count(), map(is_not, trials, self._trials))
-        for number in [*changed, *range(known, len(trials))]:
+        for number in [*replaced(trials, self._trials), *range(known, len(trials))]:
             trial = trials[number]
             values = {name: value for name, value in trial.system_attrs.items() if name.startswith(RUNG)}
             if number < known:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress, count
-from operator import attrgetter, is_not
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.parzen import KeptMasses, ManyKernels
+from search.policy.replaced import replaced
 
 SPACES = 8
 """Largest number of spaces for which rows are kept. A search has one; a setting that is sampled by itself has its
@@ -81,7 +81,7 @@ class TrialCache:
             self._values = np.append(self._values, np.zeros(missing, VALUES))
             self._trials += [None] * missing
         kept = self._trials if whole else map(self._trials.__getitem__, numbers.tolist())
-        for at in list(compress(count(), map(is_not, trials, kept))):
+        for at in replaced(trials, kept):
             trial, number = trials[at], numbers[at]
             self._readings += 1
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
