@@ -6,6 +6,7 @@ race        decides which of the best candidates is exported: rounds of training
 model       the sampler "model", which decides the settings to try next
 tpe         the sampler "tpe": Optuna's, with a cache of trials
 halving     the pruner "successive_halving": Optuna's, with a cache of values at rungs
+replaced    which trials have changed since the sampler or the pruner read them
 parzen      the density of many trials, for "tpe"
 candidates  the trials of a study as the sampler sees them
 estimate    the estimated end of a candidate, from the rungs that it has reached
