@@ -123,7 +123,7 @@ def launch(
         launched = launch_study(
             spec, url, folder, devices, overrides=given, accept_changes=accept_changes, further=further, export=export
         )
-    tell(json.dumps(launched.to_json(folder), indent=2) if as_json else launched.text(folder))
+    tell(json.dumps(launched.to_json(folder), indent=2) if as_json else launched.text(folder, gpus))
 
 
 @app.command()

@@ -37,10 +37,10 @@ class Launched:
     export: Export | None
     """The export; None without ``--export``."""
 
-    def text(self, runs: Runs) -> str:
-        """The text that is printed at the end."""
+    def text(self, runs: Runs, gpus: str | None) -> str:
+        """The text that is printed at the end. ``gpus`` is the option of the launch, and becomes that of the export."""
         if self.export is None:
-            return last_words(self.spec, self.snapshot, runs)
+            return last_words(self.spec, self.snapshot, runs, *([] if gpus is None else [f"--gpus {gpus}"]))
         from search.export.metrics import text_of_export
 
         return text_of_export(self.export)

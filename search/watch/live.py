@@ -295,8 +295,9 @@ def log_line(snapshot: Snapshot) -> str:
     return "; ".join([headline(snapshot), *running])
 
 
-def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
-    """The last message of ``search launch`` if the budget or the time is spent: how to go on and how to export."""
+def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs, *options: str) -> str:
+    """The last message of ``search launch`` if the budget or the time is spent: how to go on, and how to export with
+    these options."""
     best, budget, spent = snapshot.best, snapshot.budget, snapshot.spent
     counts = f"{spent.paused:,} paused, " if spent.paused and snapshot.is_spent else ""
     counts += f"{snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed"
@@ -319,7 +320,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
         label = "in the search" if snapshot.is_confirmed else "best"
         words += (
             f"\n{label}: trial {best.number}, {snapshot.best_number} {judged_on(spec.data.folds)}; "
-            f"export it with: {runs.command('export-best', spec.name)}"
+            f"export it with: {runs.command('export-best', spec.name, *options)}"
         )
     return words
 

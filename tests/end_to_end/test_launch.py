@@ -33,7 +33,7 @@ def test_the_search_ends_with_success_and_says_so_in_plain_lines(finished: Watch
     assert "\x1b" not in out
     assert len([line for line in out.splitlines() if re.match(r"trial \d+ (complete|pruned), ", line)]) == 9
     assert "study 'small' has spent its budget of 9 trials" in out
-    assert "search export-best small" in out
+    assert "search export-best small --gpus cpu:2\n" in out
 
 
 def test_the_budget_is_spent_exactly_and_nothing_is_left_running(finished: Watched) -> None:

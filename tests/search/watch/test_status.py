@@ -407,8 +407,9 @@ class TestTerminal:
         assert owner_or_next_command(spent, None, DEFAULT_RUNS).splitlines()[1] == (
             "2 paused; a larger budget (--trainings 3) continues them, search stop digits --finish ends them"
         )
-        words = last_words(series, spent, DEFAULT_RUNS)
+        words = last_words(series, spent, DEFAULT_RUNS, "--gpus slurm:16")
         assert "(3 candidates, 2 paused, 0 pruned, 0 failed)" in words
+        assert words.endswith("; export it with: search export-best digits --gpus slurm:16")
 
     def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
         def at(*finished: TrialView) -> Snapshot:
