@@ -1,7 +1,7 @@
 """What a GPU can tell in ten minutes: ``python bench/gpu.py [--only NAME ...] [--timm-train FILE] [--quick]``.
 
 It needs one NVIDIA GPU and the product's dependencies (the tests need those of ``dev``), and prints tables for
-bench/README.md. Each section is a process of its own with a limit of its own, so none can take the time of the others:
+bench/trainer.md. Each section is a process of its own, with a limit of its own; so none can take the others' time:
 
     tests   the tests that are marked cuda
     step    time of a training step of rexnet_100 at 224, 64 and 128 px: as it is, as a CUDA graph, without each

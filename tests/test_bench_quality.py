@@ -296,7 +296,7 @@ def test_a_goal_is_met_or_not():
 
 
 def test_a_race_costs_little_and_only_its_report_is_true() -> None:
-    """The goals of bench/README.md, "The race", with intervals as wide as fewer draws make them."""
+    """The goals of bench/commands.md, "The race", with intervals as wide as fewer draws make them."""
     rng = np.random.default_rng(0)
     race = [races.choose(LONG, 12, 3.0, rng) for _ in range(600)]
     fixed = [races.choose((FIXED,), 12, 3.0, rng) for _ in range(600)]

@@ -71,7 +71,8 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-LINKING = [*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "studies/LOG.md"]
+BENCH = {f"bench/{path.name}": path.read_text(encoding="utf-8") for path in sorted((ROOT / "bench").glob("*.md"))}
+LINKING = [*PAGES, *BENCH, "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/LOG.md"]
 
 
 @pytest.mark.parametrize("page", LINKING)
@@ -85,6 +86,36 @@ def test_no_link_is_dead(page: str) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
             dead.append(link)
     assert dead == []
+
+
+def test_the_table_of_measurements_has_every_page_and_every_section_with_a_question() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md(?:#[\w-]+)?)\)", BENCH["bench/README.md"]))
+    asked = [
+        f"{page.removeprefix('bench/')}#{anchor}"
+        for page, text in BENCH.items()
+        for heading in re.findall(r"^(## .*)\n\nQuestion: ", text, re.MULTILINE)
+        for anchor in anchors(heading)
+    ]
+    assert len(asked) > 15
+    assert set(asked) <= linked
+    assert {link.partition("#")[0] for link in linked} | {"README.md"} == {
+        page.removeprefix("bench/") for page in BENCH
+    }
+
+
+def test_sections_of_measurements_that_code_and_documents_name_exist() -> None:
+    named = []
+    for file in tracked_files():
+        if file.endswith((".py", ".md")):
+            text = re.sub(r"\s+(# )?", " ", (ROOT / file).read_text(encoding="utf-8"))
+            named += [(file, *found) for found in re.findall(r'(bench/[\w-]+\.md)(?:, "([A-Z][^"]+)")?', text)]
+    assert len(named) > 15
+    wrong = [
+        (file, page, heading)
+        for file, page, heading in named
+        if page not in BENCH or (heading and not anchors(f"# {heading}") <= anchors(BENCH[page]))
+    ]
+    assert wrong == []
 
 
 PROMISES = {

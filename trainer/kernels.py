@@ -1,6 +1,6 @@
 """Changes of a model for fewer and faster kernels on a GPU. They change no result, and cost no time on a CPU.
 
-Counted for rexnet_100 on the null GPU (tests/nullgpu): bench/README.md, "GPU kernels of a step".
+Counted for rexnet_100 on the null GPU (tests/nullgpu): bench/trainer.md, "GPU kernels of a step".
 """
 
 from __future__ import annotations

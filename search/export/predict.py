@@ -45,7 +45,7 @@ TOP = 5
 """Default number of classes per picture."""
 
 BATCH_PIXELS = 16 * 224 * 224
-"""Pixels of all pictures in one forward pass. More would take more memory, and hardly be faster (bench/README.md)."""
+"""Pixels of all pictures in one forward pass. More would take more memory."""
 
 MOST_PER_BATCH = 64
 

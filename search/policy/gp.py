@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 PRIOR_LENGTH, PRIOR_VARIANCE, PRIOR_NOISE = (0.0, 1.0), (0.0, 1.0), (np.log(0.01), 1.5)
 """Priors as (mean, standard deviation) of the logarithm: of a length in the unit cube, and of the variance and noise of
-standardised values. For the lengths see bench/README.md, "The model sampler"."""
+standardised values. For the lengths see bench/sampler.md, "How well the model sampler chooses"."""
 
 BLOCK = 16_384
 """Number of values in a block of ``_matern``: three arrays of them take 400 kB."""
@@ -83,7 +83,7 @@ def one_thread() -> AbstractContextManager[object]:
     """A context in which linear algebra uses one thread.
 
     For matrices of a few hundred rows, more threads are not faster, and are much slower if other processes use the
-    cores: bench/README.md, "The model sampler". The last bits of a result depend on the number of threads.
+    cores. The last bits of a result depend on the number of threads.
     """
     context: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return context

@@ -102,7 +102,7 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
     """The rungs of a training.
 
     If the schedule decays, a short training predicts the end better than the first epochs of a long one do:
-    bench/README.md, "Rungs".
+    bench/rungs.md.
 
     Args:
         steps: number of epochs (or folds) of a full training.

@@ -37,10 +37,10 @@ THETA = "model:theta"
 hyperparameters that were fitted for the trial."""
 
 RANDOM_EVERY = 3
-"""One of RANDOM_EVERY candidates is random (bench/README.md, "The model sampler")."""
+"""One of RANDOM_EVERY candidates is random (bench/LOG.md, "What was tried for the model sampler")."""
 
 FLOOR = 2.0
-"""Values below the bound median - FLOOR x (best - median) are raised to it (bench/README.md, "The model sampler")."""
+"""Values below the bound median - FLOOR x (best - median) are raised to it (bench/sampler.md)."""
 
 
 class ModelSampler(BaseSampler):

@@ -1,7 +1,7 @@
 """A race: the best candidates are trained again with fresh seeds; the worse ones leave, the others get more seeds.
 
 A race is sequential halving on few candidates: Karnin, Koren and Somekh, "Almost Optimal Exploration in Multi-Armed
-Bandits", ICML 2013, with rounds that were chosen by simulation (bench/README.md, "The race").
+Bandits", ICML 2013, with rounds that were chosen by simulation (bench/commands.md, "The race").
 """
 
 from __future__ import annotations

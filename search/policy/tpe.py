@@ -1,7 +1,7 @@
 """Optuna's TPE with a cache: what it computes from a trial is kept until the trial changes.
 
-It suggests the same settings, bit for bit, in a part of the time (bench/README.md, "Many workers"). Optuna reads the
-settings, axes and values of all trials anew for each suggestion.
+It suggests the same settings, bit for bit, in a part of the time (bench/coordinator.md, "Many workers"). Optuna reads
+the settings, axes and values of all trials anew for each suggestion.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ Z95 = 1.959964
 
 BINOMIAL = 3
 """Number of further seeds that the binomial variance counts for. In two studies (16 and 27 good recipes), sigma from
-two seeds alone was off by factors of 1.51 and 2.40; with this variance, by 1.09 and 1.17 (bench/README.md, "The noise
-of a training")."""
+two seeds alone was off by factors of 1.51 and 2.40; with this variance, by 1.09 and 1.17 (bench/commands.md, "The
+noise of a training")."""
 
 
 @dataclass(frozen=True, kw_only=True)
