@@ -1,4 +1,4 @@
-"""Frozen values of the recipe; trainer.data_config has those of the pictures. Without torch."""
+"""Frozen values of the recipe; trainer.data_config has those of the pictures. Neither module imports torch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 RECIPE_VERSION = 2
-"""Version of the trainer's recipes. Raised by hand whenever the same configuration would give another result; the
-tests' golden losses show when."""
+"""Version of the trainer's recipes. Raised by hand whenever the same configuration would give another result. The
+golden losses of the tests show that."""
 
 
 Optimizer: TypeAlias = Literal["adam", "adamw", "nadam", "sgd", "rmsprop"]
@@ -96,9 +96,8 @@ class TrainConfig(FrozenModel):
     of stride 1 and no pooling, for small pictures (He et al., 2015, section 4.2). Stock timm's create_model has no
     argument for cifar. Only for resnet*."""
     require_timm: bool = False
-    """true: models that stock timm's create_model cannot build are refused. These are models with stem =
-    "cifar", models that timm does not have, and some models if their width or depth is scaled. Families: wrn-*; where
-    they are scaled, efficientnet_b0, mobilenetv3_*_100."""
+    """true: models that stock timm's create_model cannot build are refused. These are all models of wrn-*; models with
+    stem = "cifar"; and, unless width_mult and depth_mult are 1, those of efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
     drop_path: float = Field(0.0, ge=0, lt=1)
@@ -107,8 +106,8 @@ class TrainConfig(FrozenModel):
     epochs: int = Field(50, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(128, ge=2)
-    """Pictures per optimizer step. The incomplete last batch of an epoch is left out; each epoch has a new order, so
-    the pictures in it change."""
+    """Pictures per optimizer step, or the whole training split if it is smaller. The incomplete last batch of an epoch
+    is left out. Its pictures differ from epoch to epoch, because each epoch has a new order."""
     optimizer: Optimizer = "adamw"
     """Optimizer, by timm's name; sgd has Nesterov momentum."""
     sam: Sam | None = None
@@ -118,7 +117,7 @@ class TrainConfig(FrozenModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd and rmsprop; beta 1 of adam, adamw and nadam."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled in adamw, added to the gradient in sgd. Never applied to biases and normalisation (timm)."""
+    """Decoupled in adamw, added to the gradient in the others. Never applied to biases and normalisation (timm)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability mass spread evenly over all classes (Szegedy et al., 2016)."""
     loss: Literal["cross_entropy", "asymmetric", "focal"] = "cross_entropy"
@@ -143,7 +142,8 @@ class TrainConfig(FrozenModel):
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient of all parameters together; 0: no clipping."""
     agc: float = Field(0.0, ge=0)
-    """Adaptive gradient clipping: largest ratio of a unit's gradient to its weight (Brock et al., 2021); 0: none."""
+    """Adaptive gradient clipping (Brock et al., 2021): largest ratio of the norm of a unit's gradient to that of its
+    weights. The classifier is not clipped. 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay per step of an exponential moving average of the weights. The average is evaluated and exported instead of
     the weights. In the first steps the decay is (1 + step) / (10 + step) if that is smaller. 0: no average."""
@@ -160,7 +160,7 @@ class TrainConfig(FrozenModel):
     warmup_epochs: float = Field(0.0, ge=0)
     """Epochs in which the learning rate rises linearly from 0 to lr, a little with every batch."""
     lr_min_ratio: float = Field(0.0, ge=0, le=1)
-    """Learning rate at the end of a cosine, as a share of lr."""
+    """Learning rate at the end of a cosine, as a share of its peak."""
     step_epochs: int = Field(10, ge=1)
     """step: epochs between two steps. warm_restarts: epochs of the first cycle."""
     step_gamma: float = Field(0.1, gt=0, le=1)
@@ -177,17 +177,20 @@ class TrainConfig(FrozenModel):
     vflip: float = Field(0.0, ge=0, le=1)
     """Probability of a top-bottom flip."""
     rotate: float | tuple[float, ...] = 0.0
-    """Largest rotation in degrees, 0 to 180, either way, drawn uniformly; uncovered corners are black. A list, for
-    example [15, 25], has the largest angle of each of up to four rotations, which are added up."""
+    """Largest rotation in degrees, 0 to 180, either way, drawn uniformly. Uncovered corners show the margin of
+    data.cache_size, and are black beyond it. A list, for example [15, 25], has the largest angle of each of up to four
+    rotations, which are added up."""
     rotations: int = Field(1, ge=1, le=MOST_ROTATIONS)
-    """Number of rotations that are added up, each of at most ``rotate``, which must then be a number. The sum of two
-    is more often near 0 than a single rotation."""
+    """Number of rotations that are added up, each of at most ``rotate``. Above 1, ``rotate`` must not be a list. The
+    sum of two rotations is more often near 0 than a single one."""
     shift: float = Field(0.0, ge=0, lt=1)
-    """Largest shift along each axis, as a share of the picture; uncovered parts are black."""
+    """Largest shift along each axis, as a share of the picture. Uncovered parts are filled as with rotate."""
     scale: float = Field(0.0, ge=0, lt=1)
-    """Largest zoom, in or out, as a share: 0.1 draws a factor from 0.9 to 1.1."""
+    """Largest zoom, in or out, as a share: 0.1 draws a factor from 0.9 to 1.1. Uncovered parts are filled as with
+    rotate."""
     crop_padding: int = Field(0, ge=0)
-    """Width in pixels of a black border that is added before a random crop of the picture's old size."""
+    """Width in pixels of a border that is added before a random crop of the picture's old size. It is filled as with
+    rotate."""
     random_crop: float = Field(0.0, ge=0, le=1)
     """Largest distance of a random crop of image_size from the centre of the cached picture, as a share of the room
     that data.cache_size leaves. 1: each place is equally likely. 0: the centre."""
@@ -216,12 +219,13 @@ class TrainConfig(FrozenModel):
     0.5, the epochs 2, 4, 6 and so on are augmented."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere. fp16: autocast with loss scaling, for GPUs without
-    bf16; not with sam. In fp16, each step of nadam and rmsprop waits for the GPU once."""
+    """auto: bf16 autocast on GPUs that have it, fp32 elsewhere. bf16: refused on other devices. fp16: autocast with
+    loss scaling, for GPUs without bf16; refused on a CPU, and with sam. In fp16, each step of nadam and rmsprop waits
+    for the GPU once."""
     cuda_graph: bool = False
     """true: on a GPU, training steps are replays of a CUDA graph, for which the host needs a tenth of the time. The
-    first one is compared with the same step taken kernel by kernel; if any bit differs, the training goes on kernel by
-    kernel, and the log says so. Not with fp16, nadam or rmsprop. No effect on a CPU, or on batches that were divided
+    first replay is compared with the same step taken kernel by kernel. If any bit differs, the training goes on kernel
+    by kernel, and the log says so. No effect on a CPU, with fp16, nadam or rmsprop, or on batches that were divided
     because memory ran out. Not yet measured on a real GPU."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the order, the augmentation and the dropout."""

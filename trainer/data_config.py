@@ -1,4 +1,4 @@
-"""Frozen values: the pictures, and how each becomes the input of a model. Without torch."""
+"""Frozen values: the pictures, and how each becomes the input of a model. Does not import torch."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class DataConfig(FrozenModel):
     exports and plain epochs use the centre, as with crop_pct = image_size / cache_size. Default: image_size, no
     margin."""
     resize: Literal["crop", "squash"] = "crop"
-    """crop: shorter side to image_size, or to more with crop_pct or cache_size; then the centre square. squash: the
-    same with both sides."""
+    """crop: the shorter side is resized to image_size, or to more with crop_pct or cache_size; then the centre square
+    is cut. squash: both sides are resized to that length; the rest is the same."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Filter of the resize, by Pillow, with antialiasing."""
     crop_pct: float = Field(1.0, gt=0, le=1)
@@ -73,21 +73,23 @@ class DataConfig(FrozenModel):
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Source of the mean and standard deviation that normalise the pictures: ImageNet, or the training split."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training pictures held out for validation if there is no val/ folder."""
+    """Share of the training pictures, without those held out for test, that is held out for validation. Unused if the
+    source has a validation split."""
     fraction: float = Field(1.0, gt=0, le=1)
-    """Share of each class's training pictures that is used, at least one of each, drawn by split_seed. Validation and
-    test split are not reduced."""
+    """Share of each class's training pictures that is used, at least one picture of each class, drawn by split_seed.
+    Validation and test split are not reduced."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
-    """Share of all pictures held out as test split if the source has none. 0: no test split."""
+    """Share of the training pictures held out as test split if the source has none. 0: no test split is drawn."""
     stratified: bool = True
-    """true: each drawn split has the same share of every class. false: splits are drawn without regard to classes."""
+    """true: each drawn split has nearly the same share of every class. false: classes have no part in the draw."""
     folds: int = Field(0, ge=0)
     """2 or more: cross-validation; a trial trains once for each fold, and its value is the mean over the folds.
     0: one validation split."""
     split_seed: int = Field(0, ge=0)
     """Seed of the drawn splits, and of the folds."""
     bad_files: Literal["fail", "skip"] = "fail"
-    """Files that cannot be read. fail: list them all and stop. skip: list them all and go on without them."""
+    """Files that cannot be read; also, with a table, rows without a file and files without a row. fail: list them all
+    and stop. skip: list them all and go on without them."""
 
     def shape_for(self, num_classes: int) -> Shape:
         """The shape for which a model of these images is built."""
@@ -114,8 +116,8 @@ class DataConfig(FrozenModel):
 
     @property
     def named_tables(self) -> dict[str, str]:
-        """``labels`` and ``test_labels``, if set, in a form for other people: of a table outside the data folder only
-        the name, because its path would tell where it lies."""
+        """``labels`` and ``test_labels``, if set, in a form for other people. A table outside the data folder is given
+        by its name alone, because its path is private."""
         found, folder = dict[str, str](), Path(self.path or "")
         for setting, given in (("labels", self.labels), ("test_labels", self.test_labels)):
             if given is not None:
@@ -128,7 +130,7 @@ class DataConfig(FrozenModel):
         return found
 
     def crop_problem(self, random_crop: float) -> str | None:
-        """Why random crops have no effect, and the cure; None if they have."""
+        """Why ``random_crop`` has no effect, and the cure; None if it is 0 or has an effect."""
         if not random_crop or self.cache_size is not None:
             return None
         return (

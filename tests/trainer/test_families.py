@@ -125,7 +125,8 @@ def test_what_stock_timm_cannot_build_is_in_the_description_of_the_setting_that_
         ", ".join(family.name for family in FAMILIES if family.stock == when) for when in ("never", "unscaled")
     )
     description = " ".join((TrainConfig.model_fields["require_timm"].description or "").split())
-    assert description.endswith(f" Families: {never}; where they are scaled, {unscaled}.")
+    assert f"These are all models of {never}; " in description
+    assert description.endswith(f" unless width_mult and depth_mult are 1, those of {unscaled}.")
 
 
 def test_the_documents_list_the_families_with_a_width() -> None:
