@@ -1,12 +1,13 @@
 """The cache: all pictures decoded once into a memory-mapped uint8 array, which all workers share.
 
     CACHE_DIR/birds-224px-1f2e3d4c5b6a/
-        pictures.npy    [N, S, S, C] uint8, one row for each readable picture, in the order of the names
-        index.json      names, classes, splits and hashes of the pictures; bad files; the settings; CRC-32s
+        pictures.npy        [N, S, S, C] uint8, one row for each readable picture, in the order of the index
+        index.json          names, classes, splits and hashes of the pictures; bad files; the settings; CRC-32s
+        statistics-*.json   channel statistics of a training split, written by trainer.data when they are needed
 
-A cache is built in a ``.partial-`` folder beside its place, moved into place when it is complete, and never changed
-after that. Its name ends in a hash of all that decides its content, so a changed file leads to another cache. Each
-launch compares the cache with its CRC-32s; a damaged cache is built again.
+A cache is built in a ``.partial-`` folder beside its place, and moved into place when it is complete. Its pictures and
+its index never change after that. Its name ends in a hash of all that decides its content, so a changed picture leads
+to another cache. Each launch compares the cache with its CRC-32s; a damaged cache is built again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ CHECKED_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file in a class folder that cannot be used, and why."""
+    """A file, or a row of a label table, that cannot be used, and why."""
 
     name: str
     reason: str
@@ -69,7 +70,7 @@ class BadFile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cache:
-    """An open cache. The lists from ``names`` to ``crc32`` have an entry per picture, in the order of ``images``."""
+    """An open cache. The lists from ``names`` to ``crc32`` have one entry for each of ``images``, in the same order."""
 
     path: Path
     images: NDArray[np.uint8]
@@ -112,7 +113,7 @@ def build_cache(
 
     Raises:
         DataError: no picture is readable.
-        DiskError: the disk is full.
+        DiskError: the cache cannot be written, for example because the disk is full.
     """
     made_for = shaping(config)
     by = [PIL.__version__, *([version("opencv-python-headless")] if config.background == "grabcut" else [])]
@@ -157,7 +158,7 @@ def build_cache(
 
 
 def shaping(config: DataConfig) -> dict[str, Any]:
-    """The settings that decide the pixels. A setting of a later version counts only if it is not at its default."""
+    """The settings that decide the pixels, without later ones at their defaults (``identity``)."""
     return {name: value for name, value in identity(config).items() if name in SHAPING}
 
 
@@ -187,8 +188,8 @@ def _decode_all(
     # not see Pillow's warnings (of palettes, of odd TIFF tags): a picture that cannot be used causes an error.
     with warnings.catch_warnings(), (folder / "pictures.npy").open("wb") as file:
         warnings.simplefilter("ignore")
-        # Load Pillow's formats now, not in all threads at once. Common formats come first; otherwise 20 other formats
-        # are tried on each JPEG (5,900 birds of 64 pixels take 5.4 s instead of 3.7 s).
+        # Load Pillow's formats now, not in all threads at once. ``preinit`` puts the common formats first. Otherwise
+        # Pillow tries 20 other formats on each JPEG (5,900 birds of 64 pixels take 5.4 s instead of 3.7 s).
         Image.preinit()
         Image.init()
         listing = list_pictures()
@@ -268,14 +269,15 @@ def _index_crc32(index: dict[str, Any]) -> int:
 def open_whole(path: Path, progress: Progress | None = None) -> Cache:
     """Open a cache and compare it with its CRC-32s, which takes about a second per GB.
 
-    A CRC finds damage by disks and crashes. SHA-256 would take several seconds per GB on processors without support.
+    A CRC finds damage by disks and crashes. On CPUs without instructions for SHA-256, that would take several seconds
+    per GB.
 
     Raises:
-        DataError: as in ``open_cache``, or a byte was altered.
+        DataError: as in ``open_cache``, or the cache was altered.
     """
     cache = open_cache(path)
     index = {name: value for name, value in vars(cache).items() if name not in ("path", "images", "index_crc32")}
-    altered = DataError(f"the picture cache {path} is not what was written; launch again to rebuild it")
+    altered = DataError(f"the picture cache {path} was altered or cannot be read; launch again to rebuild it")
     if _index_crc32(index) != cache.index_crc32:
         raise altered
     size, total = cache.images[0].nbytes, len(cache.images)

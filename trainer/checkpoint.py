@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _CRC_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
-"""Each time this many bytes are written, the system is asked to begin writing them to the disk."""
+"""Number of bytes after which the system is asked each time to begin writing them to the disk."""
 
 
 OptimizerState = dict[str, Any]
@@ -64,7 +64,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Make ``checkpoint`` durable at ``path``. After a crash at any moment, the old or the new one is there.
 
     Raises:
-        DiskError: there is no room, or the folder cannot be written to; the old checkpoint is untouched.
+        DiskError: there is no room, or the folder cannot be written to; the old checkpoint is kept.
     """
     partial = path.with_suffix(".partial")
     values = {
@@ -133,13 +133,14 @@ class _Stream(io.RawIOBase):
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
-    """The newest intact checkpoint: the one at ``path``, or else the previous one; None if there never was one.
+    """The newest intact checkpoint: the one at ``path``, or else the previous one; None if neither exists or is intact.
 
     A damaged file is set aside as ``*.damaged`` with a warning. So is a file that the disk cannot read, if the
     previous one is intact.
 
     Raises:
-        DiskError: the disk can read neither file. They stay, because they may be intact.
+        DiskError: the disk cannot read a file, and no other one is intact. The unreadable file stays, because it may
+            be intact. Or a file cannot be set aside.
         MemoryError, RuntimeError: out of memory, from Python or from torch; the files stay.
     """
     unread: tuple[Path, str | None] | None = None
@@ -170,7 +171,8 @@ def _set_aside(path: Path, why: str) -> None:
         path.replace(aside)
     except OSError as error:
         raise DiskError(f"{why}; it cannot be set aside: {error.strerror}") from error
-    warnings.warn(f"{why}; set aside as {aside.name}, going on from an older one", stacklevel=3)
+    then = "the training goes on from an older one if there is one, or else begins anew"
+    warnings.warn(f"{why}; set aside as {aside.name}; {then}", stacklevel=3)
 
 
 def _read(path: Path) -> Checkpoint:

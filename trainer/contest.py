@@ -27,7 +27,8 @@ class Suggestion:
     reason: str
     """What was found, and what to do."""
     contradicts_folders: bool
-    """Whether pictures of one folder have several labels, so that the folders are not the classes."""
+    """Whether pictures of one folder have several labels in each column that may have the classes. The folders are
+    then not the classes."""
     divided: Collection[str] = ()
     """The folders whose pictures have several labels, if the column of the classes is known."""
     is_clear: bool = True
@@ -44,15 +45,16 @@ class Suggestion:
 
 
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
-    """Find tables that have labels for most of their files; None if there are none.
+    """A suggestion to use those of ``tables_in`` that have the labels of pictures; None if there are none.
 
-    The tables of ``tables_in`` are read.
+    If no table clearly has them, the suggestion is about one that names pictures and may have their labels, or about
+    one that names pictures in another spelling.
     """
     tables = tables_in(tree)
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    # Setting -> its best table. A table whose name has the split is better; of two equal ones, that with more labels.
+    # Setting -> its best table: first one whose name has the split, then the one with more labels.
     found: dict[str, _Labelling] = {}
     for file in tables:
         if (new := _labelling(file, index)) is not None:
@@ -84,7 +86,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
 
 
 def about_test_table(tree: Folder, root: Path) -> str | None:
-    """A sentence about a table that has the classes of the test pictures; None if there is none."""
+    """A sentence about a table that has the classes of the test pictures; None if there is no such table."""
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
     for file in tables_in(tree):
         if (one := _labelling(file, index)) is not None and one.setting == "test_labels":
@@ -98,7 +100,7 @@ def about_test_table(tree: Folder, root: Path) -> str | None:
 
 @dataclass(frozen=True)
 class _Labelling:
-    """A table that has a label for most of the pictures that it names."""
+    """A table of which at least half of the rows name a picture and have a label."""
 
     name: str
     setting: str
@@ -124,8 +126,10 @@ def _labelling(file: File, index: FileIndex) -> _Labelling | None:
 
 
 def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
-    """A table, and the ``columns`` setting that it needs: "" if its columns are found by name. None: it
-    is not a table, or its columns are not clear."""
+    """A table, and the ``columns`` setting that it needs: "" if its columns are found by name.
+
+    None: it cannot be read, or its columns are not clear.
+    """
     try:
         return read_table(file.path, Columns(), index), ""
     except DataError:
@@ -147,7 +151,8 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
 def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     """The number of pictures that a table names, and a suggestion to choose its column of the classes.
 
-    None: the table names few pictures, or one of its columns has the classes that the folders have.
+    None: fewer than half of its rows name a picture, its columns are of another kind, or one of them has the classes
+    that the folders have.
     """
     try:
         header, lines = read_lines(file.path)
@@ -183,10 +188,10 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
 def _naming(
     index: FileIndex, header: Sequence[str], lines: Sequence[tuple[int, list[str]]]
 ) -> tuple[list[int], list[int]]:
-    """The columns whose values name pictures, and the other ones. A column of URLs beside one of files is neither.
+    """The numbers of the columns whose values name pictures, and those of the other columns.
 
-    Numbers may name pictures by chance (1 and 1.jpg). If exactly one of these columns has a usual name for a column
-    of files, see FILE_COLUMNS, it is the only one that counts.
+    A column of URLs beside a column of files is in neither list. Numbers may name pictures by chance (1 and 1.jpg). So
+    if exactly one of the columns that name pictures has a name of FILE_COLUMNS, the rest of them are other columns.
     """
     naming = [number for number in range(len(header)) if any(_found(index, row, number) for _, row in lines[:100])]
     others = [number for number in range(len(header)) if number not in naming]
@@ -212,7 +217,7 @@ def _near_missed(file: File, index: FileIndex) -> Suggestion | None:
             written, miss = missed[0]
             column = f"table[{name!r}]"
             return Suggestion(
-                f"{file.name} names no pictures as it is, because {miss.why}: {written!r} is perhaps "
+                f"most rows of {file.name} name no picture, because {miss.why}: {written!r} is perhaps "
                 f"{miss.file.name}; {miss.cure}; with pandas: {column} = {miss.in_pandas.replace('COLUMN', column)}",
                 contradicts_folders=False,
                 is_clear=False,

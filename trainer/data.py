@@ -50,12 +50,12 @@ class Duplicate:
     first: str
     second: str
     kind: str
-    """across splits: a model is tested on a picture that it was trained on. across classes: a label is wrong."""
+    """across splits: a model may be tested on a picture that it was trained on. across classes: one label is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """All readable pictures of one source at one size, in the order of their names."""
+    """All readable pictures of one source at one size. All arrays [N] have the order of ``names``."""
 
     images: NDArray[np.uint8]
     """[N, S, S, C], RGB or gray, memory-mapped and read-only; ``centre`` is the index of the part that is evaluated."""
@@ -79,7 +79,7 @@ class Dataset:
     content_hash: str
     """SHA-256 of the class names, of pictures' names, labels and bytes, and of splits and groups in tables."""
     bad_files: tuple[BadFile, ...]
-    """Files that were left out; none with bad_files = "fail"."""
+    """Files, and rows of a label table, that were left out; none with bad_files = "fail"."""
     duplicates: tuple[Duplicate, ...]
     """Pairs of files with the same bytes."""
     misread: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of contents, size and splits. If it is equal, equal candidates give equal results."""
+        """SHA-256 of contents, sizes, splits and normalisation. If it is equal, equal candidates give equal results."""
         digest = hashlib.sha256(f"{self.content_hash} {self.images.shape}".encode())
         for name, indices in self.splits.items():
             digest.update(name.encode() + indices.tobytes())
@@ -130,7 +130,8 @@ class Dataset:
         ``number`` is the val split, and the others are the train split.
 
         Raises:
-            DataError: there are fewer pictures of a class than folds, or fewer groups than folds.
+            DataError: there are fewer pictures of a class than folds, or fewer groups than folds, or a fold has no
+                training picture of a class, because the groups of that class are few.
         """
         pool = np.sort(np.concatenate([self.splits["train"], self.splits["val"]]))
         labels = self.labels[pool]
@@ -155,11 +156,11 @@ def prepare_data(
     """List the pictures of a source, decode them if there is no cache of them, split them, and check them.
 
     An existing cache is compared with its CRC-32s. If it is damaged, it is built again, with a warning. With
-    ``download`` off, the network is not used: the files of CIFAR must exist.
+    ``download`` off, the network is not used: the files of CIFAR, or their cache, must exist.
 
     Raises:
         DataError: the pictures cannot be trained on; the message lists all problems.
-        DiskError: the disk has no room for the cache.
+        DiskError: the cache cannot be written.
     """
     folder = None if config.path is None else Path(os.path.realpath(config.path))
     # Built-in pictures never change, so their name is enough as a stamp; with a cache they need not be read.
@@ -200,10 +201,10 @@ def prepare_data(
 
 
 def open_data(config: DataConfig, cache_path: Path) -> Dataset:
-    """The data set that ``prepare_data`` returned, from its cache alone; the source is not read.
+    """The data set that ``prepare_data`` returned, without notices, from its cache alone; the source is not read.
 
     Raises:
-        DataError: the cache is missing, damaged, or made for another size.
+        DataError: the cache is missing, damaged, or made with other settings.
     """
     return _dataset(config, open_cache(cache_path))
 
@@ -226,7 +227,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     split_of = np.array(draw_splits(config, cache, groups))
     splits = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
     if not len(splits["val"]):
-        raise DataError(f"{cache.root}: the groups leave no validation picture; use smaller groups, or a val folder")
+        raise DataError(f"{cache.root}: the groups leave no validation picture; use smaller groups, or a val split")
     if lost := sorted(set(range(len(class_names))) - set(labels[splits["train"]].tolist())):
         grouped = any(groups)
         why, cure = ("its groups", "smaller fractions") if grouped else ("stratified = false", "stratified = true")
@@ -262,7 +263,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
 def _channel_statistics(
     config: DataConfig, cache: Cache, train: NDArray[np.int64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel. Those of a training split are stored beside its cache."""
+    """Mean and standard deviation of each channel. Those of a training split are stored in the cache's folder."""
     match config.normalize:
         case "dataset":
             return _own_statistics(config, cache, train)
@@ -306,25 +307,24 @@ def _refuses_bad_files(config: DataConfig) -> bool:
 
 def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
     """Reasons why these pictures cannot be used for training, one line for each."""
-    problems = []
-    refuses_bad_files = _refuses_bad_files(config)
-    if refuses_bad_files:
-        problems += [f"{name}: {reason}" for name, reason in cache.bad]
+    refuses_bad_files, what = _refuses_bad_files(config), "folder" if config.labels is None else "rows"
+    problems = [f"{name}: {reason}" for name, reason in cache.bad] if refuses_bad_files else []
     readable = Counter(zip(cache.splits, cache.classes, strict=True))
     for folder, split, name in cache.class_folders:
         if split == "train" and name not in in_train and refuses_bad_files:
-            problems.append(f"{folder}: this class folder has no readable picture; add some or remove it")
+            problems.append(f"{folder}: this class has no readable picture; add some or remove its {what}")
         if split != "train" and name not in in_train and readable[split, name]:
-            what = "the folder" if config.labels is None else "its rows"
             twins = [one for one in in_train if folded(one) == folded(name)]
-            cure = f"rename it to {twins[0]}" if twins else f"add some or remove {what}"
+            cure = f"rename it to {twins[0]}" if twins else f"add some or remove its {what}"
             problems.append(f"{folder}: this class has no training picture; {cure}")
     for split in cache.own_splits:
         if split not in cache.splits:
-            problems.append(f"the {split} folder has no readable picture; add some or remove it")
+            problems.append(f"the {split} split has no readable picture; add some or remove its {what}")
     if len(in_train) < 2:
         found = f"one class, {next(iter(in_train))}," if in_train else "no class"
-        problems.append(f"{found} to train on, and a classifier needs two; expected is {EXPECTED_LAYOUT}")
+        rows = f"add rows of another class to {config.labels}"
+        cure = f"expected is {EXPECTED_LAYOUT}" if config.labels is None else rows
+        problems.append(f"{found} to train on, and a classifier needs two; {cure}")
     if "val" not in cache.own_splits and config.stratified:
         problems += [
             f"{name}: one training picture, so none is left for validation; add some or remove the class"
@@ -379,7 +379,7 @@ def _list_cifar(source: str, folder: Path | None, downloads: Path, may_download:
     is_there = (root / own_name).is_dir()
     if not is_there and not may_download:
         raise DataError(
-            f"{source} is not in {root} yet; search launch downloads it, a check never uses the network; or give"
+            f"{source} is not in {root} yet, and a check never uses the network; search launch downloads it, or give"
             f" --data DIR, where DIR holds torchvision's {own_name}"
         )
     # The user's own files are only read; files that this program downloaded may be downloaded again.

@@ -28,8 +28,7 @@ from trainer.families import family_of
 # On a CPU without AVX-512, oneDNN 3.12 (torch 2.14.1) writes outside its memory in the gradient of strided convolutions
 # with few channels (its kernel brgconv_strided:avx2), which ends the process with "double free or corruption". The
 # kernels for AVX take 1.3 to 1.7 times as long (a step of rexnet_100 and of resnet10t, 64 px, an AMD EPYC, n = 6).
-# oneDNN reads the variable once, before its first operation, so it is set when this module is imported: a process that
-# changed kernels midway would not repeat its results.
+# oneDNN reads the variable once, at its first operation. So the variable is set at the import of this module.
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
@@ -47,14 +46,14 @@ CUDA_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
     "NVIDIA_TF32_OVERRIDE": "0",  # "fp32" must be real fp32, whatever the image of a container sets
 }
-"""Environment of a process that uses CUDA, which reads it at its first call. Sources: docs.nvidia.com/cuda/cublas,
-"Results reproducibility" and "NVIDIA_TF32_OVERRIDE"."""
+"""Environment variables of a process that uses CUDA. NVIDIA's libraries read them at their first call. Sources:
+docs.nvidia.com/cuda/cublas, "Results reproducibility" and "NVIDIA_TF32_OVERRIDE"."""
 
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-"""Texts of errors that mean a lack of memory, of the CPU's allocator, of CUDA, and of cuBLAS and cuDNN."""
+"""Parts of messages in which the CPU's allocator, CUDA, cuBLAS and cuDNN report a lack of memory."""
 
 OF_THE_DEVICE = ("CUDA error", "cuDNN error", "CUDNN_STATUS")
-"""Texts of other errors of a GPU, of a driver or of NVIDIA's libraries."""
+"""Parts of messages about other errors of a GPU, of its driver or of NVIDIA's libraries."""
 
 MOST_LOADERS = 8
 """Largest number of loader processes of one worker: each has torch and the transforms in memory, and takes seconds
@@ -62,7 +61,7 @@ to start. The number was not measured on a machine with a GPU."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out: Python's, the CPU's or a GPU's. Not all have a class of their own."""
+    """Whether an error means that memory ran out, on the host or on a GPU. Only the text of some errors tells it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
@@ -72,7 +71,7 @@ def is_of_the_device(error: Exception) -> bool:
 
 
 def best_kind() -> Literal["cuda", "cpu"]:
-    """Cuda if torch finds a GPU, with CUDA_ENVIRONMENT set; else cpu."""
+    """Set CUDA_ENVIRONMENT, then return cuda if torch finds a GPU, else cpu."""
     os.environ |= CUDA_ENVIRONMENT
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers as in nvidia-smi; by default the fastest is 0
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,7 +85,7 @@ class Device:
     num_threads: int
     """Number of torch's CPU threads in this process; results are bit for bit the same only for the same number."""
     num_loaders: int = 0
-    """Number of processes that run ``augment`` on the host; 0: this process does. It does not change results."""
+    """Number of processes that run ``augment`` on the host; 0: this process does. The number changes no result."""
     sharing: int = 1
     """Number of workers that share the GPU, this one included."""
     keeps_pictures: bool = True
@@ -153,7 +152,7 @@ class Device:
                 yield here
 
     def hold(self, images: NDArray[np.uint8], config: TrainConfig) -> torch.Tensor | None:
-        """All pictures in the GPU's memory, copied there once; None if they stay on the host (see ``choices``)."""
+        """All pictures in the GPU's memory, copied there once; None if they stay on the host (``choices`` says why)."""
         if not self.keeps_pictures:
             self.held.clear()
         if not self._residence(images, config)[0]:
@@ -177,7 +176,7 @@ class Device:
         return next((tensor for pictures, tensor in self.held if pictures is images), None)
 
     def forget(self) -> None:
-        """Return the GPU's memory that torch keeps for reuse: the next candidate's tensors have other sizes."""
+        """Free the GPU's memory that torch keeps for reuse. The next candidate's tensors have other sizes."""
         if self.kind == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
@@ -186,12 +185,12 @@ class Device:
         """The precision of forward passes.
 
         Raises:
-            ConfigError: the study asks for bf16 or fp16, and the device is not a GPU that has it. (CPUs without bf16
-                units are ten times slower with bf16, so neither is offered on any CPU.)
+            ConfigError: the study asks for bf16 or fp16, and the device is not a GPU that has it. Neither is offered on
+                any CPU, because bf16 takes ten times as long on CPUs without units for it.
         """
         if (config.precision == "bf16" and not self._has_bf16) or (config.precision == "fp16" and not self._has_fp16):
             raise ConfigError(
-                f'precision = "{config.precision}" needs a GPU that has it; {self.name} has not, use "auto"'
+                f'precision = "{config.precision}" needs a GPU that has it; use "auto" on this device ({self.name})'
             )
         match self._precision(config)[0]:
             case "bf16":
@@ -206,7 +205,7 @@ class Device:
         return torch.amp.GradScaler(self.kind, enabled=config.precision == "fp16")
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:
-        """The precision, executor and place of the pictures on this device, with the reasons: lines for a log."""
+        """Lines for a log: what is chosen for a candidate on this device, from precision to loaders, and why."""
         layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and needed by tensor cores"
         if family_of(config.model).is_padded:
             layout += "; ReXNet's channels zero-padded to multiples of 8, for vector units and tensor cores"
@@ -218,7 +217,7 @@ class Device:
             loaders = f"{self.num_loaders}: the transforms of `augment` run during the step"
         else:
             loaders = (
-                f"none: {'this process has a single core' if self.kind == 'cuda' else 'the cores are for the step'}"
+                f"none: {'this process has a single thread' if self.kind == 'cuda' else 'the cores are for the step'}"
             )
         return [
             f"picture set: {self._residence(images, config)[1]}",
@@ -238,7 +237,7 @@ class Device:
         return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"
 
     def _precision(self, config: TrainConfig) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
-        """The precision of forward passes on this device; and in words, with the reason."""
+        """The precision of forward passes on this device; and the same in words, with the reason."""
         match config.precision:
             case "fp32":
                 return "fp32", "fp32, as the study says"
@@ -247,13 +246,13 @@ class Device:
             case "auto" | "bf16":
                 if self._has_bf16:
                     return "bf16", "bf16 autocast: this GPU has units for it"
-                where = "this GPU has no bf16" if self.kind == "cuda" else "CPUs run bf16 at a tenth of the speed"
-                return "fp32", f"fp32: {where}"
+                slow = "CPUs without bf16 units are ten times slower with it"
+                return "fp32", f"fp32: {'this GPU has no bf16' if self.kind == 'cuda' else slow}"
             case _:
                 assert_never(config.precision)
 
     def replays(self, config: TrainConfig, micro_batches: int = 1) -> tuple[bool, str]:
-        """Whether the steps of a training are replays of a CUDA graph (trainer/graph.py), and in words why."""
+        """Whether the steps of a training are replays of a CUDA graph (trainer/graph.py); and the reason, in words."""
         if self.kind == "cpu":
             return False, "operation by operation: CUDA graphs are for GPUs"
         reason = ""
@@ -277,7 +276,7 @@ class Device:
 
     @cached_property
     def _side_stream(self) -> torch.cuda.Stream:
-        """The stream of copies, one for all epochs: memory that was used on a stream is reused on that one only."""
+        """The stream of copies. All epochs have the same one, because a stream reuses only its own memory."""
         return torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
 
     @cached_property
@@ -299,7 +298,7 @@ class Device:
         own = torch.cuda.mem_get_info(self.torch_device)[1] / self.sharing
         fits = images.nbytes <= RESIDENT_SHARE * own
         sizes = f"{images.nbytes / 1e9:.1f} GB are {'at most' if fits else 'more than'} {RESIDENT_SHARE:.0%}"
-        whose = "" if self.sharing == 1 else f", the part of one of its {self.sharing} workers"
+        whose = "" if self.sharing == 1 else f", the part of one of the GPU's {self.sharing} workers"
         return fits, f"{kept if fits else streamed}: {sizes} of {own / 1e9:.1f} GB{whose}"
 
 

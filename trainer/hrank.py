@@ -56,7 +56,7 @@ def ranks_file(checkpoint: Path) -> Path:
 
 
 def convolutions(config: TrainConfig, shape: Shape) -> dict[str, int]:
-    """Name of each convolution of a candidate whose feature maps have more than one pixel -> number of its filters.
+    """Convolutions of a candidate whose feature maps have more than one pixel: name -> number of filters.
 
     Raises:
         ConfigError: as in ``build_model``.
@@ -87,7 +87,7 @@ def check_layer(config: TrainConfig, shape: Shape, layer: str) -> None:
     known = convolutions(config, shape)
     if layer not in known:
         raise ConfigError(
-            f"final.rerank.layer = {layer!r}: {config.model} has no such convolution with maps of more than a pixel; "
+            f"final.rerank.layer = {layer!r}: {config.model} has no such convolution, or its maps have one pixel; "
             f"{nearest(layer, known)}"
         )
 
@@ -95,8 +95,9 @@ def check_layer(config: TrainConfig, shape: Shape, layer: str) -> None:
 def feature_maps(model: nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
     """The feature maps [n, filters, h, w] of a convolution, after the modules that follow it directly.
 
-    A module follows if it takes the very tensor that the one before gave, keeps its shape and has no weights but those
-    of a normalisation. So the series ends at a residual connection, a pooling or the next convolution.
+    A module follows if its input is the unchanged output of the module before it, its output has the same shape, and it
+    contains no convolution or linear layer. So the series ends at a residual connection, a pooling or the next
+    convolution.
     """
     convolution = model.get_submodule(layer)
     last: torch.Tensor | None = None
@@ -127,7 +128,7 @@ def feature_maps(model: nn.Module, layer: str, images: torch.Tensor) -> torch.Te
 def ranks_at(layer: str, config: TrainConfig, weights: State, data: Dataset, device: Device, file: Path) -> Ranks:
     """The ranks of a convolution's feature maps over training pictures: those in the file, or else measured.
 
-    The file keeps them, so that a training that is killed and goes on, perhaps on another device, has the same ones.
+    The file keeps the ranks. A training that goes on after a kill, perhaps on another device, then has the same ones.
 
     Args:
         layer: name of the convolution.
@@ -156,7 +157,7 @@ def ranks_at(layer: str, config: TrainConfig, weights: State, data: Dataset, dev
 
 
 def drawn_again(config: TrainConfig, shape: Shape, weights: State, layer: str, filters: list[int]) -> State:
-    """The weights, with new random values for some filters of a convolution. They depend on the candidate's seed.
+    """The weights, with random values by the candidate's seed for some filters of a convolution.
 
     Only the convolution's own tensors change: the normalisation after it adapts in the training.
     """

@@ -83,7 +83,7 @@ class Labels:
 
     files: Sequence[LabelledFile]
     left_out: Sequence[tuple[str, str]]
-    """(name, reason) of rows without a file and of files without a row; empty unless bad_files = "skip"."""
+    """(name, reason) of each row without a file, and of each file without a row. Empty unless bad_files = "skip"."""
     notices: Sequence[str]
 
 
@@ -120,7 +120,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
                 lost.append(row.file)
             elif len(matches) > 1:
                 undecided |= {file.name for file in matches}
-                names = " and ".join(file.name for file in matches[:3])
+                names = " or ".join(file.name for file in matches[:3])
                 wrong.append(f"{where}: {row.file} may be {names}; write the path, or set data.path to one folder")
             elif not row.label:
                 unlabelled.append(matches[0])
@@ -270,7 +270,7 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
 
 
 def _first_line(path: Path, rows: Sequence[Sequence[str]], files: FileIndex) -> str:
-    """Names for the columns of a table whose first line names none, separated as its cells are."""
+    """A first line for a table without one: names for its columns, with the separator of its cells."""
     named: list[str] = []
     for number in range(len(rows[0])):
         values = [row[number].strip() for row in rows if number < len(row)]

@@ -63,7 +63,8 @@ def test_a_search_on_two_gpus_is_killed_goes_on_and_is_exported(desk: NullDesk) 
     log = (desk.runs / "studies/study/logs/worker-0.log").read_text()
     assert "precision: bf16 autocast" in log
     assert (
-        "picture set: in the GPU's memory: 0.0 GB are at most 50% of 40.0 GB, the part of one of its 2 workers" in log
+        "picture set: in the GPU's memory: 0.0 GB are at most 50% of 40.0 GB, the part of one of the GPU's 2 workers"
+        in log
     )
 
     exported = desk.search("export-best", "study", "--gpus", "0,1", **desk.environment)

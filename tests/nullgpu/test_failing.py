@@ -44,7 +44,7 @@ def test_each_error_of_a_gpu_has_its_kind_and_one_line(
 def test_pictures_stay_in_memory_if_they_fit_into_an_equal_part_for_each_worker(found: dict[str, Any]) -> None:
     assert found["alone"] == ["picture set: in the GPU's memory: 0.2 GB are at most 50% of 1.0 GB", True]
     streamed = "picture set: streamed from the host in pinned copies, one batch ahead"
-    part = "0.2 GB are more than 50% of 0.2 GB, the part of one of its 4 workers"
+    part = "0.2 GB are more than 50% of 0.2 GB, the part of one of the GPU's 4 workers"
     assert found["shared"] == [f"{streamed}: {part}", False]
     assert found["given way"] == [f"{streamed}: the GPU's memory ran out with them in it", False]
     assert found["freed"]

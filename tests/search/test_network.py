@@ -52,7 +52,7 @@ def test_a_check_does_not_use_the_network(tmp_path: Path, asked: list[Any]) -> N
 def test_a_check_does_not_download_pictures(tmp_path: Path, asked: list[Any], source: str) -> None:
     code, _, err = check(tmp_path, source=source)
     assert (code, asked) == (4, [])
-    assert f"{source} is not in runs/cache/downloads yet; search launch downloads it, a check never uses" in err
+    assert f"{source} is not in runs/cache/downloads yet, and a check never uses the network; search launch" in err
 
 
 @pytest.mark.parametrize("teacher", ["hf-hub:somebody/birds", "resnet18.a1_in1k", "resnet10t"])

@@ -56,8 +56,8 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 def test_an_empty_val_or_test_folder_is_refused(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 0, "test": 0})
     message = problems_of(root, tmp_path)
-    assert "the val folder has no readable picture; add some or remove it" in message
-    assert "the test folder has no readable picture; add some or remove it" in message
+    assert "the val split has no readable picture; add some or remove its folder" in message
+    assert "the test split has no readable picture; add some or remove its folder" in message
 
 
 def test_classes_with_one_picture_are_named_where_it_would_have_to_be_split(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_classes_with_one_picture_are_named_where_it_would_have_to_be_split(tmp_
 
 def test_a_class_that_only_val_or_test_has_is_refused(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "test/emu": 1, "test/cat": 1})
-    assert "test/emu: this class has no training picture; add some or remove the folder" in problems_of(root, tmp_path)
+    assert "test/emu: this class has no training picture; add some or remove its folder" in problems_of(root, tmp_path)
 
 
 def test_an_empty_class_folder_fails_or_is_left_out(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "train/emu": 0})
-    assert "train/emu: this class folder has no readable picture" in problems_of(root, tmp_path)
+    assert "train/emu: this class has no readable picture; add some or remove its folder" in problems_of(root, tmp_path)
     assert prepare(root, tmp_path, bad_files="skip").class_names == ("cat", "dog")
 
 
@@ -97,8 +97,8 @@ def test_bad_files_are_listed_all_at_once_with_everything_else(tmp_path: Path) -
     assert lines[1:] == [
         "  train/cat/zero.png: is empty (0 bytes)",
         r"  train/dog/line\nbreak.png: is not a picture in a format that Pillow knows",
-        "  test/fox: this class has no training picture; add some or remove the folder",
-        "  train/emu: this class folder has no readable picture; add some or remove it",
+        "  test/fox: this class has no training picture; add some or remove its folder",
+        "  train/emu: this class has no readable picture; add some or remove its folder",
         "  dog: one training picture, so none is left for validation; add some or remove the class",
     ]
 

@@ -57,7 +57,7 @@ def lines(device: Device, **settings: Any) -> dict[str, str]:
 def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
     assert lines(cpu) == {
         "picture set": "mapped from the cache, which all workers share",
-        "precision": "fp32: CPUs run bf16 at a tenth of the speed",
+        "precision": "fp32: CPUs without bf16 units are ten times slower with it",
         "memory layout": "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and needed by tensor cores",
         "optimizer": "adamw, fused",
         "augmentation": "by OpenCV on the CPU: a picture at a time is fastest there",
@@ -71,6 +71,8 @@ def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
     assert other["precision"] == "fp32, as the study says"
     assert other["augmentation"].startswith("by the transforms of `augment` on the host, then by OpenCV")
     assert other["loader processes"] == "none: the cores are for the step"
+    one_thread = lines(Device(torch.device("cuda"), 1), augment=["AutoAugment"], precision="fp32")
+    assert one_thread["loader processes"] == "none: this process has a single thread"
 
 
 def test_on_the_cpu_batches_pass_as_they_are_one_at_a_time(cpu: Device) -> None:
@@ -89,9 +91,13 @@ def test_on_the_cpu_batches_pass_as_they_are_one_at_a_time(cpu: Device) -> None:
 
 
 def test_half_precision_on_the_cpu_is_refused_with_a_sentence(cpu: Device) -> None:
-    with pytest.raises(ConfigError, match=r'"bf16" needs a GPU that has it; CPU, 1 thread has not, use "auto"'):
+    with pytest.raises(
+        ConfigError, match=r'"bf16" needs a GPU that has it; use "auto" on this device \(CPU, 1 thread\)'
+    ):
         cpu.autocast(TrainConfig(precision="bf16"))
-    with pytest.raises(ConfigError, match=r'"fp16" needs a GPU that has it; CPU, 1 thread has not, use "auto"'):
+    with pytest.raises(
+        ConfigError, match=r'"fp16" needs a GPU that has it; use "auto" on this device \(CPU, 1 thread\)'
+    ):
         cpu.autocast(TrainConfig(precision="fp16"))
 
 

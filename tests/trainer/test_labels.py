@@ -364,7 +364,7 @@ def test_a_file_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> Non
 def test_an_id_of_two_files_is_refused_with_both(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "cells", {"images": 3, "masks": 3})
     (root / "l.csv").write_text("id,label\n000,a\n001,b\n002,a\n")
-    assert "l.csv line 2: 000 may be images/000.png and masks/000.png; write the path" in problems_of(
+    assert "l.csv line 2: 000 may be images/000.png or masks/000.png; write the path" in problems_of(
         root, tmp_path, labels="l.csv"
     )
 
@@ -375,6 +375,19 @@ def test_a_class_that_only_the_test_table_has_is_refused(tmp_path: Path) -> None
     (root / "test.csv").write_text("id,label\n000,a\n001,emu\n002,b\n")
     message = problems_of(root, tmp_path, labels="train.csv", test_labels="test.csv")
     assert "class emu in test: this class has no training picture; add some or remove its rows" in message
+
+
+def test_problems_with_the_pictures_of_a_table_name_its_rows_and_no_folder(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text("id,label\n" + "".join(f"{i:03},{'a' if i < 5 else 'emu'}\n" for i in range(6)))
+    (root / "test.csv").write_text("id,label\n000,a\n001,a\n002,a\n")
+    for file in (root / "train/005.png", *root.glob("test/*.png")):
+        file.write_text("no picture")
+    assert problems_of(root, tmp_path, labels="train.csv", test_labels="test.csv").splitlines()[5:] == [
+        "  class emu in train: this class has no readable picture; add some or remove its rows",
+        "  the test split has no readable picture; add some or remove its rows",
+        "  one class, a, to train on, and a classifier needs two; add rows of another class to train.csv",
+    ]
 
 
 def test_a_table_that_changes_makes_another_cache_only_if_it_says_something_else(tmp_path: Path) -> None:
@@ -641,7 +654,7 @@ def test_ids_without_their_leading_zeros_are_said_with_the_cure(tmp_path: Path) 
     root = make_folder(tmp_path / "numbers", {"train": 12, "test": 3})
     (root / "trainLabels.csv").write_text("id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(1, 12)))
     message = problems_of(root, tmp_path)
-    assert "trainLabels.csv names no pictures as it is, because ids lack leading zeros: '1' is perhaps " in message
+    assert "most rows of trainLabels.csv name no picture, because ids lack leading zeros: '1' is perhaps " in message
     assert message.endswith(
         "train/001.png; write ids as in the names; with pandas: table['id'] = table['id'].astype(str).str.zfill(3)"
     )
@@ -676,7 +689,7 @@ def test_names_that_are_nearly_those_of_pictures_are_said_with_the_cure(
         file.rename(file.with_name(f"{int(file.stem)}.png"))
     (root / "t.csv").write_text("id,label\n" + "".join(f"{written.format(i=i)},{'ab'[i % 2]}\n" for i in range(6)))
     message = problems_of(root, tmp_path)
-    assert f"t.csv names no pictures as it is, because {why}" in message
+    assert f"most rows of t.csv name no picture, because {why}" in message
     assert f"; with pandas: table['id'] = table['id']{in_pandas}" in message
     assert f"6 problems with t.csv; {why}" in problems_of(root, tmp_path, labels="t.csv")
 

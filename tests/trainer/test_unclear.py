@@ -342,7 +342,7 @@ def test_a_class_of_validation_that_differs_in_case_is_renamed(tmp_path: Path, t
     make_folder(root, {"val/wolf": 1})
     message = problems_of(root, tmp_path)
     assert f"val/{val}: this class has no training picture; rename it to {train}" in message
-    assert "val/wolf: this class has no training picture; add some or remove the folder" in message
+    assert "val/wolf: this class has no training picture; add some or remove its folder" in message
     (root / "val" / val).rename(root / "val" / train)
     (root / "val" / "wolf").rename(tmp_path / "wolf")
     assert len(prepare(root, tmp_path).splits["val"]) == 4
