@@ -3,7 +3,7 @@
     for result in fit(TrainConfig(...), prepare_data(DataConfig(...), Path("cache")), open_device("cpu")):
         print(result)
 
-This file imports no module of the package, because `trainer.config` must load without torch.
+This file imports no module of the package: `import trainer.config` runs it, and must not import torch.
 
 fit           the training loop
 graph         steps as replays of a CUDA graph
@@ -18,11 +18,11 @@ models        models by name: built and counted
 families      the model families that are scaled, built or counted in a way of their own
 wide_resnet   wide ResNets, which timm does not have
 padding       ReXNets with channels padded to multiples of 8
-casting       weights cast for autocast together
+casting       all weights cast for autocast at once
 kernels       changes of a model for fewer and faster kernels
 losses        the loss, with corrections of class imbalance
 distill       a teacher, and its part of the loss
-optim         optimizer, learning rate, gradient limits, SAM, average
+optim         optimizer, learning rate, gradient limits, SAM, average of the weights
 hrank         filters whose feature maps have a low rank
 augment       augmentation: its random parameters, and one executor each for CPU and GPU
 transforms    the transforms that `augment` names, of albumentations and torchvision
@@ -44,7 +44,7 @@ labels        label tables
 file_index    the files that the cells of a label table mean, and the rows of a table
 classes       which values of a column may be classes
 one_hot       label tables with a column for each class
-other_labels  labels that are not read: in other files than tables, in the names of pictures
+other_labels  labels that are not read, because they are in other files than tables or in the names of pictures
 pixels        tables with the pixels of pictures in their cells
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds

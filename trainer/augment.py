@@ -5,8 +5,9 @@ GPU, grid_sample warps the whole batch at once. Flip, rotations, shift, scale an
 map, so a picture is resampled once. The transforms that a study names in ``augment`` come first, on the host, in loader
 processes if there are any. The order is: augment, warp, erase, colour, normalise, mix.
 
-Both executors give the same result. All random values depend on (seed, epoch, batch) alone: not on the process that
-draws them, and not on earlier draws.
+Both executors give nearly the same pictures. OpenCV rounds coordinates to 1/32 pixel, which changes warped pixels by up
+to 8 of 255 levels in the tests. All random values depend on (seed, epoch, batch) alone: not on the process that draws
+them, and not on earlier draws.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Draw:
     matrices: NDArray[np.float32] | None = None
     """[batch, 2, 3]: maps each pixel (x, y, 1) of the result to its place in the cached picture."""
     boxes: NDArray[np.int64] | None = None
-    """[batch, 4]: top, left, height and width of the erased rectangle, 0 for none."""
+    """[batch, 4]: top, left, height and width of the erased rectangle. If none is erased, height and width are 0."""
     colours: NDArray[np.float32] | None = None
     """[batch, 3]: factors of brightness, contrast and saturation."""
     mix: Mix | None = None
@@ -313,7 +314,7 @@ def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor
 
 
 def mix(images: torch.Tensor, others: torch.Tensor, how: Mix) -> torch.Tensor:
-    """Blend a batch with another one, or paste the other one's rectangle into it."""
+    """Blend a batch with another batch, or paste a rectangle of the other batch into it."""
     if how.box is None:
         return torch.lerp(others, images, how.share)
     top, left, height, width = how.box

@@ -1,5 +1,5 @@
-"""A picture without its background, by OpenCV's GrabCut. Model cards print the function, so it uses no other code of
-this program."""
+"""A picture without its background, by OpenCV's GrabCut. Model cards print ``without_background``, so it uses no other
+code of this program."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def without_background(image: Image.Image) -> Image.Image:
-    """The picture in RGB with a black background, found by GrabCut (Rother et al., 2004) in a copy of at most 128 px.
+    """The picture in RGB with a black background. GrabCut (Rother et al., 2004) finds it in a copy of at most 128 px.
 
     The outer twentieth of each side counts as background. If GrabCut finds no foreground, or a side of the copy has
-    less than 8 px, the picture stays as it is.
+    less than 8 px, the background stays.
     """
     pixels = np.asarray(image.convert("RGB"))
     height, width = pixels.shape[:2]

@@ -1,7 +1,7 @@
 """Weights in half precision, cast together before the forward pass.
 
-Autocast casts each weight when its layer comes: a kernel for each, and in the backward pass one for each gradient. Here
-a few kernels cast all of them. The numbers are the same.
+Autocast casts each weight when its layer runs. This takes one kernel for each weight, and in the backward pass one for
+each gradient. Here a few kernels cast all weights, and a few cast all gradients. Both ways give the same bits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HalfWeights:
         return logits
 
     def _set(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put tensors in the places of the weights: ``torch.func.functional_call`` does so too, but slowly."""
+        """Put tensors in the places of the weights. ``torch.func.functional_call`` does the same, but slowly."""
         for (parameters, name), tensor in zip(self.places, tensors, strict=True):
             parameters[name] = tensor  # type: ignore[assignment]
 

@@ -21,7 +21,7 @@ def decimals_in(values: Iterable[str]) -> list[str]:
 
 
 def are_measured(values: Iterable[str]) -> bool:
-    """Whether most values are numbers with decimal places, and too many for classes: ages, scores."""
+    """Whether most different values have decimal places, not only .0, and are too many for classes: ages, scores."""
     found = set(values)
     decimals = decimals_in(found)
     return len(decimals) > max(MANY_DECIMALS, len(found) / 2) and any(one.rstrip("0")[-1] != "." for one in decimals)

@@ -36,7 +36,7 @@ def most_threads(cores: int) -> int:
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Do the work in the pool and yield in the order of the items; at most ``ahead`` results are in memory."""
+    """Do the work in the pool. Yield each item with its result, in order; at most ``ahead`` results are in memory."""
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(work, item)))

@@ -24,7 +24,7 @@ from trainer.values import expanded, nearest
 
 moved: dict[str, Path] = {}
 """Teachers that lie elsewhere on this machine: the name in the settings -> the folder. The settings keep the name,
-because a checkpoint is compared with them."""
+because checkpoints are compared with the settings."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
 
 
 def may_download(settings: Distill) -> bool:
-    """Whether loading the teacher may use the network, because it is a timm model and not an export.
+    """Whether loading the teacher may use the network: a timm model may, an export does not.
 
     Raises:
         ConfigError: the teacher is neither an export nor a timm model.

@@ -4,7 +4,7 @@ TrainerError
 ├── ConfigError      a setting that is unknown, out of range, or does not fit the others
 ├── DataError        pictures that are missing, unreadable, or too few
 ├── LimitError       no candidate fits the limit
-├── DiskError        no room for a cache or a checkpoint, or the disk cannot read one
+├── DiskError        a file that the disk cannot write, for example for lack of room, or cannot read
 ├── CheckpointError  a checkpoint that is damaged or belongs to another training
 └── DivergedError    the loss stopped being finite
 """
@@ -35,7 +35,7 @@ class LimitError(TrainerError):
 
 
 class DiskError(TrainerError):
-    """There is no room for a cache or a checkpoint, or the disk cannot read one."""
+    """The disk cannot write a file, for example for lack of room, or cannot read it."""
 
 
 def no_room(error: OSError, what: object) -> DiskError | None:

@@ -34,14 +34,14 @@ class Metrics:
     accuracy: float
     """Top-1 accuracy, 0 to 1."""
     confusion: NDArray[np.int64]
-    """[k, 3]: true class, predicted class, pictures; each pair that occurs, in order. A matrix of 10,000 classes would
-    have 100 million numbers."""
+    """[k, 3]: true class, predicted class, number of pictures. There is one row for each pair of classes that occurs,
+    sorted. A matrix of 10,000 classes would have 100 million numbers."""
 
 
 def view_of(pictures: torch.Tensor, view: View, views: Views) -> torch.Tensor:
     """A view of normalised pictures [n, channels, size, size], for averaging with the pictures themselves.
 
-    Made of operations that every format of an export has. Uncovered parts are black, as in the augmentation.
+    It is made of operations that every format of an export has. Uncovered parts are black.
     """
     match view.kind:
         case "flip":

@@ -23,8 +23,8 @@ from trainer.config import ModelSize, Shape, SizeSetting, TrainConfig
 from trainer.wide_resnet import WideResNet
 
 RESNET_STEM = 64
-"""Channels of a ResNet's stem, and of its first stage at width_mult 1. Each further stage has growth = 2 times as many
-(He et al., 2015, table 1)."""
+"""Channels of a ResNet's stem, and of its first stage at width_mult 1. Each further stage has ``growth`` times as many,
+2 by default (He et al., 2015, table 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Family:
     pattern: str
     """Regular expression for the names of the family's models; it matches no model of another family."""
     example: str
-    """A model of the family. Errors about a setting that other families lack propose it."""
+    """A model of the family, for tests, and for errors about a setting that another family lacks."""
     settings: tuple[SizeSetting, ...] = ()
     """Settings that change a model's size."""
     args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
@@ -47,13 +47,12 @@ class Family:
     has_cifar_stem: bool = False
     """Whether a candidate may have stem = "cifar", which no stock timm builds."""
     build: Callable[..., nn.Module] | None = None
-    """Builds the models that stock timm cannot build, from their name and the arguments. None: there are none."""
+    """Builds a model that stock timm cannot build, from its name and the arguments. None: timm builds all."""
     size: Callable[[TrainConfig, Shape], ModelSize] | None = None
-    """A candidate's size in closed form, without ``model_args``. None: the model is built on the meta device and
+    """A candidate's size in closed form; not used with ``model_args``. None: the model is built on the meta device and
     counted."""
     dip: Callable[[nn.Module], float] | None = None
-    """Returns, for a model of width 1, the only width_mult at which the size may fall instead of rising. None: the size
-    never falls."""
+    """Returns the only width_mult at which a model's size may fall instead of rising. None: the size never falls."""
     is_padded: bool = False
     """Whether trainer.padding pads the channels to multiples of 8."""
 

@@ -12,7 +12,7 @@ DEVIATION = 0.1
 """Standard deviation of the draws (Krizhevsky et al., 2012, section 4.1)."""
 
 DECIMALS = 6
-"""Decimals of all values: the last bits of an eigenvector differ between machines, and identities must not."""
+"""Decimals of all values: the last bits of an eigenvector differ between machines, but identities must be equal."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class FancyPca:
     """A colour shift, drawn once. Channels are red, green and blue, from 0 to 1."""
 
     axes: tuple[tuple[float, ...], ...]
-    """The principal axes of the pixels, the one of the largest variance first; in each the largest part is positive."""
+    """The principal axes of the pixels, by falling variance. The largest number of an axis, apart from signs, is made
+    positive."""
     variances: tuple[float, ...]
     """Variance of the pixels along each axis."""
     draws: tuple[float, ...]
@@ -32,7 +33,7 @@ class FancyPca:
 def draw_fancy_pca(data: Dataset, seed: int) -> FancyPca:
     """Draw the colour shift of Krizhevsky et al., 2012: along each axis, its variance times a draw from N(0, 0.1).
 
-    The axes are those of all pixels of the training split, or of 10,000 of its pictures, evenly spaced.
+    The axes are those of the pixels of at most 10,000 training pictures, evenly spaced.
 
     Args:
         data: pictures of three channels.

@@ -34,12 +34,12 @@ __all__ = [
 TABLE = re.compile(r"\.[ct]sv$")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*(/[^?#]*)", re.IGNORECASE)
 LABEL_STUDIO = re.compile(r"/data/local-files/\?d=(.+)")
-"""How Label Studio writes a file of its machine."""
+"""The form in which Label Studio writes the path of a local file."""
 
 
 @dataclass(frozen=True)
 class NearMiss:
-    """A picture that a row may mean, though the row names none."""
+    """A picture that a row names in another spelling."""
 
     file: File
     why: str
@@ -50,7 +50,7 @@ class NearMiss:
 
 
 class FileIndex:
-    """Files by the ends of their paths, with and without the name's ending: "train/a/1.jpg", "a/1.jpg", "1.jpg"."""
+    """Files by the last parts of their paths: "train/a/1.jpg", "a/1.jpg", "1.jpg"; each also without ".jpg"."""
 
     def __init__(self, files: Sequence[File], root: Path) -> None:
         self._by_key: dict[str, list[File]] = defaultdict(list)
@@ -66,7 +66,8 @@ class FileIndex:
                 self._by_number[stem.lstrip("0")].append(file)
 
     def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
-        """The file that a row names; several if they fit equally well. Folders of the first split are preferred."""
+        """The files that a row names: one, several that fit equally well, or none. Files in folders of ``splits`` are
+        preferred, in this order."""
         for path in _paths(value):
             written = _folded(path.replace("\\", "/"))
             is_elsewhere = written.startswith(("/", "../")) or written[1:3] == ":/"
@@ -81,7 +82,7 @@ class FileIndex:
         return []
 
     def near_miss(self, value: str) -> NearMiss | None:
-        """The picture that a row may mean, if the row names none as it is, but does in another spelling; else None."""
+        """The picture that a row names only in another spelling; None if the row names a file as it is, or none."""
         value = value.strip()
         if self.find(value):
             return None
@@ -118,7 +119,7 @@ class FileIndex:
         exact = composed(value).replace("\\", "/").rpartition("/")[2]
         if len(found) == 1:
             return found
-        # In the order of their weight. The third sets ``name`` for its own comparison.
+        # The most important comes first. The third sets ``name`` for its own comparison.
         best: tuple[Callable[[File], bool], ...] = (
             lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
             lambda file: file.is_picture,
@@ -131,8 +132,8 @@ class FileIndex:
 
 
 def _paths(value: str) -> Iterator[str]:
-    """The paths that a row may mean: first its text as it is. The second one is the path of the text if that is a URL,
-    or else the text; in it, %20 and the like are decoded. There is none if that changes nothing."""
+    """The paths that a row may mean: its text, and a second one if the text is a URL or has a "%". The second one is
+    the path in the URL, or else the text, with %20 and the like decoded."""
     yield value
     path = value
     if (found := LABEL_STUDIO.fullmatch(value.strip()) or URL.match(value.strip())) is not None:
@@ -146,7 +147,7 @@ def _lies_in(file: File, split: str) -> bool:
 
 
 def composed(text: str) -> str:
-    """A name as Windows and Linux write it (NFC); macOS separates accents from their letters (NFD)."""
+    """A name as Windows and Linux write it (NFC), without spaces around it. macOS separates accents from letters."""
     return unicodedata.normalize("NFC", text.strip())
 
 
@@ -202,8 +203,8 @@ EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)(\r\n|\r|\n)", re.IGNORECASE)
 
 
 def separator_of(text: str) -> str:
-    """The separator of a table's cells. It is in the first line, and if possible one with which most lines have as many
-    cells as the first line."""
+    """The separator of a table's cells: the one after "sep=", or else one of the first line. One with which most lines
+    have as many cells as the first line is preferred."""
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         return said[1]
     some = [line[:10_000] for line in islice(io.StringIO(text, newline=None), 100) if line.strip()][:20]

@@ -61,7 +61,7 @@ def fit(
         start: weights to begin with. Default: random weights.
 
     Raises:
-        ConfigError: the model, its teacher or the augmentation cannot be built.
+        ConfigError: the model, its teacher or the augmentation cannot be built, or the device lacks the precision.
         DivergedError: the loss is not finite.
         CheckpointError: the checkpoint belongs to another candidate or to other pictures.
         DiskError: there is no room for the checkpoint, or it cannot be read.
@@ -164,7 +164,7 @@ def fit_folds(
 ) -> Iterator[EpochResult]:
     """Train a candidate once per fold; yield one result per finished fold.
 
-    Many parameters: those of ``fit``, and two for the folds.
+    Many parameters: those of ``fit`` except ``start``, and two for the folds.
 
     In a result, ``epoch`` counts finished folds; losses, accuracies and F1 are means over the folds' last epochs.
     Resumable like ``fit``: every fold has its own checkpoint beside ``checkpoint``.
@@ -179,7 +179,7 @@ def fit_folds(
         micro_batches: as in ``fit``.
 
     Raises:
-        DataError: a class has fewer pictures than there are folds. Other errors as in ``fit``.
+        DataError: as in ``Dataset.fold``. Other errors as in ``fit``.
     """
     ends: list[EpochResult] = []
     for number in range(folds):
@@ -200,7 +200,7 @@ def sweep_lr(
     steps are those of ``fit``; only the rate differs.
 
     Raises:
-        ConfigError: the model, its teacher or the augmentation cannot be built.
+        ConfigError: the model, its teacher or the augmentation cannot be built, or the device lacks the precision.
     """
     training = Training(config, data, device)
     training.model.train()
@@ -236,7 +236,7 @@ class Training:
         self.padding = Padding(model)
         self.model = device.place(model)
         save_launches(self.model)
-        # Other models may use a weight in full precision, outside of autocast.
+        # Only known families have half weights: another model may use a weight outside of autocast, in full precision.
         is_known = family_of(config.model) is not OTHER
         self.forward: Callable[[torch.Tensor], torch.Tensor] = HalfWeights(self.model) if is_known else self.model
         self.optimizer = build_optimizer(config, self.model)
@@ -248,7 +248,7 @@ class Training:
         self.loader = Loader(data, self.augment.on_host, device, config.seed)
         num_train = len(data.splits["train"])
         self.batch_size = min(config.batch_size, num_train)
-        # The incomplete last batch is left out; each epoch has a new order, so the pictures in it change.
+        # The incomplete last batch is left out. Its pictures change, because each epoch has a new order.
         self.steps_per_epoch = num_train // self.batch_size
 
     def batches(self, epoch: int) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ they keep, and the optimizer makes its state."""
 
 
 class Steps(Protocol):
-    """What is captured: a training's model, its optimizer, and the step."""
+    """The parts of a training from which a graph is made."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -147,8 +147,7 @@ class _Inputs:
 
     Args:
         like: a batch, for shapes and layouts.
-        mixes: whether some batches are mixed. A batch that is not mixed counts as mixed with
-            itself, with the share 1.
+        mixes: whether some batches are mixed. A batch that is not mixed counts as mixed with itself, with the share 1.
     """
 
     def __init__(self, like: Batch, *, mixes: bool) -> None:

@@ -1,6 +1,6 @@
-"""Changes of a model for fewer and faster kernels on a GPU. They change no result, and cost no time on a CPU.
+"""Changes of a model for fewer and faster kernels on a GPU. On a CPU, they change no bit of a step.
 
-Counted for rexnet_100 on the null GPU (tests/nullgpu): bench/trainer.md, "GPU kernels of a step".
+Their kernels were counted on the null GPU (tests/nullgpu): bench/trainer.md, "GPU kernels of a step".
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def save_launches(model: nn.Module) -> None:
     """Change a model, after it was placed on its device.
 
-    - SiLU and Hardswish write to new memory. In place, autograd would first copy their input, which it needs.
-    - The gradient of the last feature map is channels last, like the map: the mean over pixels gives its gradient in
-      another layout, for which batch norm has slower kernels.
+    - SiLU and Hardswish write to new memory. If they worked in place, autograd would first copy their input, because it
+      needs the input later.
+    - The gradient of the last feature map becomes channels last, like the map. The mean over pixels gives it another
+      layout, for which batch norm has slower kernels.
     - Batch norm counts its batches on the host. Nothing reads the counts during a training.
     """
     for module in model.modules():

@@ -36,7 +36,7 @@ class Layout:
     has_splits: bool = True
     """Whether the folders are splits; False: they are classes."""
     is_plain: bool = True
-    """Whether no folder's name contradicts this layout; False for a single folder."""
+    """Whether the layout is certain. False: a class has a split's name, there is one class, or ``below`` is set."""
     below: Folder | None = None
     """The folder that holds the splits or the classes, if it is not the data folder itself but in it: archive of
     archive/train/CLASS, data of data/CLASS."""
@@ -61,8 +61,8 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
         needs_train: whether splits without train are an error.
 
     Raises:
-        DataError: the folders are splits, but train is missing, has no class folder, or exists twice; or the folders
-            are neither splits nor classes.
+        DataError: the folders are splits, but train is missing, a split exists twice, or train or val has no class
+            folder; or a folder holds masks; or the folders are neither splits nor classes.
     """
     place = f"{where}/{root.name}" if root.name else where
     tops = root.holding  # empty if no file has the ending of a picture
@@ -160,7 +160,7 @@ def _without_classes(where: str, part: Folder, named: Sequence[Folder]) -> str:
 
 
 def _is_unlabelled(part: Folder, split: str, classes: set[str]) -> bool:
-    """Whether a split's pictures are in no class folder: directly in it, or in a wrapper."""
+    """Whether a split's pictures are in no class folder, but directly in the split's folder or in a wrapper."""
     wrapping = WRAPPER_WORDS | UNLABELLED_WORDS
     inner = part.holding
     if len(inner) > 1 or not part.holds_pictures:

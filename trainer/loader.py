@@ -67,7 +67,7 @@ class Loader:
             yield from self.device.ahead(pictures.numpy() for pictures in self._made())
 
     def _made(self) -> Iterator[torch.Tensor]:
-        """Yield each batch; the system reads the pictures of the READ_AHEAD batches after it meanwhile."""
+        """Yield each batch. Meanwhile the system reads the pictures of the next READ_AHEAD batches."""
         made = iter(self.loader if self.loader is not None else (self.batches[item] for item in self.items))
         for number in range(-READ_AHEAD, len(self.items)):
             if number + READ_AHEAD < len(self.items):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trainer.data import Dataset
 
 EFFECTIVE_BASE = 0.999
-"""The b of the effective number of pictures, which is then at most 1,000. Cui et al., 2019, table 2, use this value for
-ImageNet and iNaturalist."""
+"""The b of the effective number of pictures, which is then at most 1,000. The code of Cui et al., 2019, has this value
+for ImageNet and iNaturalist (https://github.com/richardaecn/class-balanced-loss)."""
 
 SMALLEST_REST = 1e-7
 """Smallest 1 - p in the focal loss. With a gamma below 1, the slope of (1 - p) ** gamma is infinite at 0."""
