@@ -1,4 +1,4 @@
-"""Trains one image classifier: pictures, models, the loop. Knows nothing about searches.
+"""Trains one image classifier: pictures, models, the loop. Imports nothing of the search.
 
     for result in fit(TrainConfig(...), prepare_data(DataConfig(...), Path("cache")), open_device("cpu")):
         print(result)
@@ -25,7 +25,7 @@ distill       a teacher, and its part of the loss
 optim         optimizer, learning rate, gradient limits, SAM, average of the weights
 hrank         filters whose feature maps have a low rank
 augment       augmentation: its random parameters, and one executor each for CPU and GPU
-transforms    the transforms that `augment` names, of albumentations and torchvision
+transforms    the transforms of albumentations and torchvision that `augment` names
 fancy_pca     a shift of colours along their principal axes
 views         the views of test-time augmentation
 order         the order of an epoch's pictures

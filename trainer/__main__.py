@@ -17,13 +17,15 @@ EXIT_USER_ERROR = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0, or 2 after one sentence on stderr."""
+    """Run the command line. Returns the exit code: 0, or 2 after an error message on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     parser.add_argument("study", type=Path, metavar="STUDY.toml", help="its [data] and [train] tables are used")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example train.epochs=3")
     parser.add_argument("--data", metavar="DIR", help="folder of pictures; overrides data.path")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one per core")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads; default: one per core, on a CPU at most OMP_NUM_THREADS"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="keeps the state; if it exists, training goes on from it"
@@ -51,7 +53,7 @@ def train(options: argparse.Namespace) -> None:
     if data_config.folds:
         raise ConfigError(
             f"data.folds = {data_config.folds}: python -m trainer trains once, on one validation split; use"
-            " --set data.folds=0, or search"
+            " --set data.folds=0, or the command search launch"
         )
 
     from trainer.data import prepare_data

@@ -1,4 +1,4 @@
-"""Models: built by their timm name, scaled if their family can be, and counted on the meta device."""
+"""Models: built by name, scaled if their family can be, and counted in closed form or on the meta device."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RESERVED_ARGS = {
     **dict.fromkeys(("drop_rate", "drop_path_rate"), "is set by dropout and drop_path in [train]"),
     **dict.fromkeys(("depth_mult", "initial_chs", "final_chs", "stem"), "is a setting of [train] itself"),
 }
-"""Arguments of ``timm.create_model`` that ``model_args`` must not have -> reason. Each would be ignored, or break the
-promise that a candidate is a classifier of these pictures, trained from random weights."""
+"""Arguments of ``timm.create_model`` that ``model_args`` must not have -> reason. Some are set elsewhere. The others
+break the promise that a candidate is a classifier of these pictures, trained from random weights."""
 
 
 def size_settings(model: str) -> tuple[SizeSetting, ...]:
@@ -62,10 +62,11 @@ def is_stock(config: TrainConfig) -> bool:
 def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
     """Keyword arguments that build this candidate, besides the numbers of classes and channels.
 
-    If ``is_stock``, ``timm.create_model`` loads an export with these arguments alone.
+    If ``is_stock``, they are arguments of ``timm.create_model``, which needs no others to load an export.
 
     Raises:
-        ConfigError: the model name is unknown, an argument is reserved, or the family lacks a size setting.
+        ConfigError: the name is no model or stands for several, ``require_timm`` forbids the model, an argument is
+            reserved, or the family lacks a size setting or the stem.
     """
     family = family_of(config.model)
     if config.model.startswith("timm:"):
@@ -112,7 +113,7 @@ def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = 
         device: device of the parameters; "meta" allocates nothing.
 
     Raises:
-        ConfigError: the name is unknown, or the model refuses its arguments.
+        ConfigError: as in ``model_args``, or the model refuses its arguments.
     """
     args = model_args(config, shape.image_size)
     num_classes, channels = shape.num_classes, shape.channels
@@ -129,7 +130,8 @@ def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = 
 def count(config: TrainConfig, shape: Shape) -> ModelSize:
     """Count a candidate's parameters and multiply-adds exactly, without allocating its weights.
 
-    ReXNets are counted in closed form, in about 0.15 ms; other families on the meta device, in 2 to 250 ms.
+    rexnet_100 and rexnetr_100 without ``model_args`` are counted in closed form, in about 0.15 ms; all others on the
+    meta device, in 2 to 250 ms.
 
     Raises:
         ConfigError: as in ``build_model``, or the pictures are too small for the model.
@@ -137,7 +139,7 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
     if (size := family_of(config.model).size) is not None and not config.model_args:
         model_args(config, shape.image_size)  # called only for its checks
         return size(config, shape)
-    # In training mode, batch norm refuses a single value per channel, which small pictures lead to.
+    # Small pictures can lead to a single value per channel, which batch norm refuses in training mode.
     model = build_model(config, shape, "meta").eval()
     image = torch.empty(1, *shape.of_image, device="meta")
     try:
@@ -152,7 +154,8 @@ def try_training(config: TrainConfig, shape: Shape) -> None:
     """Run a candidate in training mode on two pictures on the meta device.
 
     Raises:
-        ConfigError: as in ``build_model``, or the model gives no logits in training, as some distilled ones do.
+        ConfigError: as in ``build_model``, or its output in training is not one tensor with one logit for each class.
+            Some distilled models have two outputs.
     """
     model = build_model(config, shape, "meta").train()
     logits = model(torch.empty(2, *shape.of_image, device="meta"))
@@ -172,7 +175,7 @@ def count_params(config: TrainConfig, shape: Shape) -> int:
 
 
 def dip(config: TrainConfig) -> float | None:
-    """The width_mult at which the size of the candidate's family falls instead of rising; None if it never falls.
+    """The only width_mult at which the candidate's size may fall instead of rising; None: it never falls.
 
     Raises:
         ConfigError: as in ``build_model``.

@@ -1,8 +1,7 @@
 """Copies that have related names: thumbs/1.jpg of photos/1.jpg, 1.CR2 of 1.JPG, 1-150x150.jpg of 1.jpg.
 
-Related names alone mean little: the classes cat and dog may both have a 001.jpg. So the pixels of pictures of related
-names are compared. Pictures of unrelated names are compared too, because in some data sets all pictures look alike
-(X-rays, digits).
+Related names alone mean little: the classes cat and dog may both have a 001.jpg. So the pixels are compared too.
+Pictures of unrelated names are also compared, because in some data sets (X-rays, digits) all pictures look alike.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ NAMES = 20_000
 """Largest number of pictures whose names are looked up; they are evenly spaced."""
 
 COMPARED = 100
-"""Largest number of pictures of each kind that are compared with those of related names; they are evenly spaced."""
+"""Largest number of pictures, for each kind, that are compared with others of related names; evenly spaced."""
 
 PARTNERS = 4
 """Largest number of pictures of related names with which a picture is compared."""
@@ -30,8 +29,7 @@ FEWEST = 2
 """Smallest number of copies that is reported."""
 
 BY_CHANCE = 5
-"""Pictures of unrelated names that look the same do so by chance. Copies are reported only if there are at least this
-many times as many."""
+"""Smallest ratio of copies that are reported to pictures that look the same by chance: pictures of unrelated names."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,10 @@ class NamedCopies:
     """Pictures that look the same and have related names, in two classes or in two splits of a class."""
 
     kind: str
-    """classes: a picture has two classes. splits: a model is tested on a picture that it was trained on."""
+    """classes: a picture has two classes. splits: a picture of one class is in two splits."""
     count: int
     compared: int
-    """Number of pictures that were compared with those of related names; at most COMPARED of all such pictures."""
+    """Number of pictures that were compared with others of related names; at most COMPARED."""
     first: str
     second: str
 

@@ -54,7 +54,7 @@ class NearDuplicate:
 def find_near_duplicates(
     data: Dataset, splits: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
 ) -> list[NearDuplicate]:
-    """Find each picture's most similar near-duplicate in an earlier split, exact copies included.
+    """Find, for each picture and each earlier split, the most similar near-duplicate, exact copies included.
 
     Args:
         data: the pictures.

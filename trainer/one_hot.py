@@ -16,7 +16,7 @@ ONES, ZEROS = {"1", "1.0", "true"}, {"0", "0.0", "false", ""}
 def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, list[str]]]) -> str | None:
     """A sentence that says how to make one column of labels from columns of 0 and 1; None if there are no such columns.
 
-    At least two columns have only ONES and ZEROS, and most rows have a single one.
+    At least two columns must have only ONES and ZEROS. In these, most rows must have exactly one of ONES.
     """
     rows = [[cell.strip().lower() for cell in row] + [""] * (len(header) - len(row)) for _, row in lines]
     chosen = [

@@ -42,8 +42,9 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
 def load_state(optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
     """Load an optimizer's state, with each tensor on the device on which the optimizer creates it.
 
-    Torch moves everything except ``step`` to the parameters' device. NAdam's ``mu_product`` must stay on the host: each
-    step reads it twice for every parameter, which would mean hundreds of waits for a GPU.
+    Torch moves everything to the parameters' device, except ``step`` if the optimizer is neither fused nor capturable.
+    NAdam's ``mu_product`` must stay on the host: each step reads it twice for every parameter, which would mean
+    hundreds of waits for a GPU.
     """
     optimizer.load_state_dict(state)
     for entry in optimizer.state.values():
@@ -128,8 +129,8 @@ def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
 def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) -> None:
     """Multiply each tensor by its factor, which has the shape that ``_unit_norms`` gives.
 
-    The factor of a vector is a scalar, and scalars would take a kernel for each vector. So they are first spread over
-    one tensor with an entry for each element of the vectors.
+    The factor of a vector is a scalar, and each scalar would take a kernel of its own. So one tensor gets them all,
+    each repeated for every element of its vector.
     """
     vectors = [(tensor, factor) for tensor, factor in zip(tensors, factors, strict=True) if tensor.ndim == 1]
     if vectors:

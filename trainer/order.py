@@ -1,4 +1,4 @@
-"""The order of an epoch's training pictures. It depends on (seed, epoch) alone, so a checkpoint has no random state."""
+"""The order of an epoch's training pictures. It is drawn from (seed, epoch), so a checkpoint has no random state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def order_of_epoch(config: TrainConfig, pictures: Indices, labels: NDArray[np.in
 
 
 def _balanced(order: Indices, labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
-    """The order with the same number of pictures of each class. Repeated pictures of small classes take the places of
+    """The order with equally many pictures of each class, or one more. Repeated pictures of small classes replace
     random pictures of large classes. If all classes are equal, the order does not change.
 
     Args:

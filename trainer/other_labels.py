@@ -20,7 +20,7 @@ from trainer.tree import ARCHIVE, File, Folder
 __all__ = ["classes_elsewhere", "labels_elsewhere", "records_elsewhere"]
 
 MOST_TEXTS = 20
-"""Largest number of text files that are opened (YOLO has one for each picture). 100 lines of each are read."""
+"""Largest number of text files (YOLO has one for each picture), and of tables, of which 100 lines are read as text."""
 
 MOST_JSON = 50_000_000
 """Largest size in bytes of a JSON file that is opened."""
@@ -46,8 +46,8 @@ def records_elsewhere(tree: Folder, root: Path) -> str | None:
             return _about_parquet(file, root)
         if file.name.lower().endswith(".jsonl") and "file_name" in _first_record(file):
             return (
-                f"{file.name} has labels, and only CSV and TSV tables are read; with pandas, a table of each such "
-                f'file: for file in pathlib.Path({str(root)!r}).rglob("*.jsonl"): '
+                f"{file.name} has labels, and only CSV and TSV tables are read; with pandas, this line makes a "
+                f'table of each: for file in pathlib.Path({str(root)!r}).rglob("*.jsonl"): '
                 'pandas.read_json(file, lines=True).to_csv(file.with_suffix(".csv"), index=False)'
             )
     return None
@@ -88,14 +88,15 @@ def classes_elsewhere(tree: Folder, root: Path) -> str | None:
     """A sentence about classes in the names of pictures, or about files that may have pictures in them."""
     folders = [folder for folder in tree.tree() if folder.pictures]
     folders.sort(key=lambda folder: (split_of(folder.base) == "train", len(folder.pictures)), reverse=True)
-    # Whether all other folders with pictures are splits, such as test1 beside train; their pictures need no class.
+    # True if all other folders with pictures are splits, such as test1 beside train: their pictures need no class.
     are_alone = folders and all(split_of(one.base) for one in folders[1:])
     if are_alone and (told := _about_names(folders[0], root)):
         return told
     packed = [file for file in files_around(tree) if ARCHIVE.fullmatch(file.base)]
     if packed:
         more = f", and {len(packed) - 1} more" if packed[1:] else ""
-        return f"archives are not read ({packed[0].name}{more}); if the pictures are in it, extract it"
+        them = "them" if packed[1:] else "it"
+        return f"archives are not read ({packed[0].name}{more}); if the pictures are in {them}, extract {them}"
     if folders:
         return None
     endings = Counter(ending for file in tree.walk() if (ending := file.path.suffix.lower()) not in TEXT_ENDINGS)
@@ -166,8 +167,8 @@ def _about_json(file: File, index: FileIndex) -> str | None:
 
 
 def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
-    """A sentence about a table without names of columns, in which a column names pictures and the next one is taken
-    for their classes; None if the file is no such table."""
+    """A sentence about a file in which a column names pictures, and the next one is taken for their classes. None if
+    there are no such columns, or as in ``_as_table``."""
     try:
         with file.path.open(encoding="utf-8-sig") as text:
             lines = [line.strip() for line in islice(text, 100) if line.strip()]
@@ -198,14 +199,14 @@ def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
 def _as_table(
     file: File, rows: list[list[str]], number: int, separator: str, index: FileIndex, found: str
 ) -> str | None:
-    """How a file becomes a table of labels. None if the values are not classes, or if the file is a CSV or TSV table
-    with names of columns."""
+    """How a file becomes a table of labels. None if its first line names the columns, and it is a CSV or TSV table or
+    its values are not classes."""
     if not index.find(rows[0][number]):  # the first line names the columns
         values = [row[number + 1].strip() for row in rows if index.find(row[number])]
         is_known = not file.name.lower().endswith(".txt") or not may_be_classes(values)
         return None if is_known else f"{found}; it is a table of labels: data.labels = {json.dumps(file.name)}"
     if separator != " ":
-        return f"{found}; write a line with a name for each column above it, and it is a table of labels (data.labels)"
+        return f"{found}; to make it a table of labels (data.labels), add a first line with a name for each column"
     return (
         f"{found}; with pandas, this line makes a table of labels of it (data.labels): pandas.read_csv("
         f"{str(file.path)!r}, sep=' ', header=None, dtype=str).rename(columns={{{number}: 'file', {number + 1}: "

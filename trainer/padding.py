@@ -1,12 +1,12 @@
-"""ReXNets with channels zero-padded to multiples of 8, the size for vector units and tensor cores. The padded model
-computes exactly the same function.
+"""ReXNets with channels padded by zeros to multiples of 8. Vector units and tensor cores work on such multiples. The
+padded model computes exactly the same function.
 
 A ReXNet's numbers of channels are irregular, and a GPU is then not faster with the channels-last layout. (In timm's
 tables for an RTX 3090, channels last has 0.75 times the speed for rexnet_130, and 1.31 times for rexnetr_100, whose
-channels are multiples of 8.) On a CPU, padding does not change the speed (bench/LOG.md); CPUs pad too, so that there is
-one code path. Padded weights are 0 and stay 0: a padded channel is 0, so the gradient of each weight that reads it is
-0; and no gradient reaches the channel, because those weights are 0. Checkpoints hold the real tensors, so an export
-needs no conversion.
+channels are multiples of 8.) On a CPU, padding does not change the speed (bench/LOG.md). CPUs pad too, so that there is
+one code path. Padded weights stay 0, because their gradients are 0. A weight that reads a padded channel reads 0. A
+weight that writes one gets no gradient, because the weights that read the channel are 0. Checkpoints hold the real
+tensors, so an export needs no conversion.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Padding:
 
 
 class _PaddedBlock(LinearBottleneck):
-    """A ReXNet block whose shortcut adds only the real channels of the input, not the zeros after them. (The result has
-    more real channels than the input.)"""
+    """A ReXNet block whose shortcut adds only the real channels of the input. The result has more of these, and their
+    gradients must not reach the input's padded channels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = super().forward(x)  # without the shortcut

@@ -47,7 +47,7 @@ DEEP = {
     BYTES: _SCALED.format(_UPRIGHT),
     SPREAD: _SCALED.format(f"((a := {_UPRIGHT}) - a.min()) * (255 / (np.ptp(a) or 1))"),
 }
-"""Reason for each range that is scaled to 8 bits -> a line of code that scales it, with the arithmetic of _upright."""
+"""Range of values, as a reason -> a line of code that scales it to 8 bits, with the arithmetic of _upright."""
 
 READ_RIGHT = {TURNED: 'ImageOps.exif_transpose(Image.open(file)).convert("MODE")', **DEEP}
 
@@ -81,9 +81,9 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
     Not for several threads at once: it silences Pillow's warnings, and warning filters belong to the whole process.
 
     Raises:
-        DataError: the picture is damaged, has an unknown format, is a TIFF whose gray levels Pillow does not scale, or
-            has so many pixels that Pillow takes it for a decompression bomb. The message is a clause to follow the
-            file's name.
+        DataError: the picture is damaged, has an unknown format or values that are not finite, is a TIFF whose gray
+            levels Pillow misreads, or has so many pixels that Pillow takes it for a decompression bomb. The message is
+            a clause to follow the file's name.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,7 +101,7 @@ def _margin(side: int, size: int) -> int:
 
 
 def read_right(why: str, channels: int) -> str:
-    """A line of code with Pillow for pictures that are misread for this reason; it reads them like ``read_picture``."""
+    """A line of code with Pillow that reads pictures misread for this reason right, in their own size."""
     return READ_RIGHT[why].replace("MODE", "RGB" if channels == 3 else "L")
 
 
@@ -116,8 +116,8 @@ class Reading:
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
-    """Read a picture as the cache has it, with the margin of cache_size. For several threads at once: the caller
-    silences Pillow's warnings. Otherwise like ``read_picture``."""
+    """Read a picture as the cache has it: like ``read_picture``, but with the margin of cache_size. Several threads may
+    do so at once, because the caller silences Pillow's warnings."""
     try:
         image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
         most = Image.MAX_IMAGE_PIXELS
@@ -158,7 +158,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _refuse_unread_depth(image: Image.Image) -> None:
-    """Raise for a gray TIFF whose levels Pillow gives on another scale than a viewer shows them: dark, or inverted."""
+    """Raise for a gray TIFF that Pillow would read too dark, or inverted."""
     if not (isinstance(image, TiffImageFile) and _is_deep(image)):
         return
     if image.tag_v2.get(BITSPERSAMPLE) == (12,):
@@ -228,19 +228,19 @@ def _square(image: Image.Image, config: DataConfig) -> Image.Image:
     match config.resize:
         case "squash":
             width = height = scaled
-        case "crop":  # torchvision's Resize(scaled): the longer side is cut, not rounded, to whole pixels
+        case "crop":  # as torchvision's Resize(scaled): the longer side is rounded down
             long = int(scaled * max(image.size) / min(image.size))
             width, height = (scaled, long) if image.width <= image.height else (long, scaled)
         case _:
             assert_never(config.resize)
-    # So that the centre of the cached picture is the centre of the whole one, however their margins are rounded.
+    # The centre of the cached picture must be that of the whole one, however their margins are rounded.
     inner = _margin(size, config.image_size)
     left, top = (_margin(side, config.image_size) - inner for side in (width, height))
     if max(width, height) <= 64 * scaled:
         return image.resize((width, height), filter).crop((left, top, left + size, top + size))
-    # A strip is cropped first: 1 x 2000 pixels would otherwise become 1024 x 2,048,000 before the crop. The filter
-    # still uses pixels beyond the box. The result differs only by rounding and by clipping: bicubic can overshoot, and
-    # Pillow clips between its two passes, of which it takes the cheaper one (rows or columns) first.
+    # A strip is cropped first. Otherwise 1 x 2000 pixels would become 1024 x 2,048,000. The filter still uses pixels
+    # beyond the box. The result differs only by rounding and clipping: bicubic can overshoot. Pillow clips between its
+    # passes over rows and columns, and begins with the cheaper one.
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     return image.resize((size, size), filter, box)

@@ -26,12 +26,12 @@ class EpochResult:
     final: bool = False
     """Whether no epoch follows, because all are done or because of ``patience``."""
     train_accuracy: float | None = None
-    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, with the weights of each step. For a
-    picture mixed of two, a prediction of one of its labels counts with that label's share. None in an older result."""
+    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, with the weights before each step. If
+    a picture is mixed of two, either label counts by its share. None in a result of an older version."""
     val_macro_f1: float | None = None
-    """Mean F1 over the classes of the validation split, see ``trainer.scores``. None in an older result."""
+    """Mean F1 over the classes that the validation split has or that are predicted. None as in ``train_accuracy``."""
     val_balanced_accuracy: float | None = None
-    """Mean recall over the classes of the validation split. None in an older result."""
+    """Mean recall over the classes of the validation split. None as in ``train_accuracy``."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,15 @@ def macs_in_words(macs: int) -> str:
 
 
 def fold_checkpoint(checkpoint: Path, number: int) -> Path:
-    """Checkpoint of fold ``number`` (from 0), beside the path of the whole cross-validation."""
+    """Path of the checkpoint of fold ``number``, from 0: beside ``checkpoint``, which names the cross-validation."""
     return checkpoint.with_name(f"{checkpoint.name}-fold{number}")
 
 
 def over_folds(ends: Sequence[EpochResult], folds: int) -> EpochResult:
-    """The result of a cross-validation after some of its folds: means over the last epochs of these folds."""
+    """The result of a cross-validation after some of its folds: means over the last epochs of these folds.
+
+    ``epoch`` is the number of these folds; ``seconds`` and ``images_per_second`` are those of the last fold.
+    """
     return replace(
         ends[-1],
         epoch=len(ends),

@@ -1,4 +1,4 @@
-"""The content of a data folder: pictures, classes and splits, found without opening a file."""
+"""The content of a data folder: pictures, classes and splits. Pictures are opened only to compare copies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNSEEN = ("Cf", "Cc", "Zs", "Zl", "Zp")
 """Unicode's categories of characters that are not seen."""
 
 VARIATIONS = {chr(code) for code in range(0xFE00, 0xFE10)}
-"""Characters that choose between forms of the one before, such as a coloured emoji."""
+"""Characters that choose the form of the character before them, such as a coloured emoji."""
 
 LOOK_ALIKES = str.maketrans(
     "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455"
@@ -44,8 +44,8 @@ LOOK_ALIKES = str.maketrans(
     "abekmhopctyxijsabezhikmnoptyx\u06a9\u06cc\u06cc-------''''''\"\"\"",
     "\u0640",
 )
-"""Cyrillic and Greek letters whose capitals look like Latin ones, Arabic letters as Persian keyboards write them,
-dashes and quotation marks."""
+"""Character -> what replaces it. Cyrillic and Greek letters become the Latin ones that their capitals look like, Arabic
+letters the Persian ones, dashes and quotation marks the plain ones."""
 
 BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])[_-]+(?=[^\W\d_])")
 """What people write between two words instead of a space."""
@@ -113,7 +113,7 @@ def _scan_tables(config: DataConfig, root: Path) -> Listing:
 
 
 def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
-    """List the pictures below ``root`` without opening a file.
+    """List the pictures below ``root``. Label tables are read; pictures are opened only to compare copies.
 
     The folders are train/CLASS/*, with or without val and test, by any of their names (``split_names.split_of``); or
     CLASS/*, which is all train. Class folders are searched to any depth and through symbolic links. Files beside class
@@ -147,7 +147,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     if suggestion is not None and suggestion.is_clear and not are_classes:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if needs_train and len(layout.train_classes) == 1:
-        one = f"{root}: one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
+        one = f"{root}: there is one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
         told = _about_labels(suggestion, tree, root)
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
@@ -176,8 +176,8 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
 
 
 def _about_tables(suggestion: Suggestion | None, layout: Layout, tree: Folder, root: Path) -> Iterator[str]:
-    """Sentences about tables that have other classes than the folders, or the classes of test pictures that are in no
-    class folder."""
+    """Sentences about two kinds of tables: tables with other classes than the folders, and tables with the classes of
+    test pictures. Those pictures are in no class folder."""
     if suggestion is not None and suggestion.contradicts_folders:
         in_classes = {inner.name for folder in layout.train_classes for inner in folder.tree()}
         if not layout.has_splits or not in_classes.isdisjoint(suggestion.divided):
@@ -203,9 +203,9 @@ def _about_labels(suggestion: Suggestion | None, tree: Folder, root: Path) -> st
 def folded(name: str) -> str:
     """A class's name in a form that is equal for names that look alike.
 
-    It is without case, spaces, invisible characters, _ and - between letters, and zeros that do not change a number
-    (01, 1.0). Letters of other alphabets that look like Latin ones are Latin. A name of one character may be a symbol,
-    so it keeps its alphabet.
+    It has no capitals, spaces or invisible characters, no _ or - between letters, and no zeros that a number does not
+    need (01, 1.0). Letters that look like Latin ones become Latin. A name of one character may be a symbol, so it keeps
+    its alphabet.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     seen = "".join(one for one in plain if unicodedata.category(one) not in UNSEEN and one not in VARIATIONS)
@@ -231,7 +231,7 @@ def _readable(name: str) -> str:
 
 
 def stamp_of(file: File) -> str:
-    """A text that changes when a file or its mode is changed, so that a file is read once it becomes readable."""
+    """A text that changes when a file or its mode changes. A new mode counts, because it may make the file readable."""
     info = file.info
     return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
 

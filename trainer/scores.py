@@ -1,4 +1,4 @@
-"""Scores of a classification in which each class counts the same, from its confusion table. With numpy only."""
+"""Scores in which each class counts the same, from the confusion table of a classification. With numpy only."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ WORDS = [(split, _plain(word)) for split, words in SPLIT_WORDS.items() for word 
 
 
 def words_in_order(name: str) -> list[str]:
-    """The words of a name in lower case: they are separated by ``_``, ``-``, ``.``, a space, or a capital letter."""
+    """The words of a name in lower case. They are separated by ``_-.``, spaces, or the steps from [a-z] to [A-Z]."""
     return re.split(r"[-_. ]+", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)))
 
 

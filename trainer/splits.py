@@ -1,4 +1,4 @@
-"""Splits and folds, drawn by the hash of content or group, so that they are the same on every machine."""
+"""Splits, drawn by the hash of content or group: the same everywhere. Folds, drawn by scikit-learn with a seed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def draw_splits(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list
 
 
 def _drawn(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[str]:
-    """The split of each picture: that of its folder, or one drawn from train, class by class unless stratified is off.
+    """The split of each picture: that of its folder or table, or one drawn from train, by class if ``stratified``.
 
     Each class gives its rounded share, but at least one picture, to each drawn split, and keeps at least one in train.
     A class with two pictures gives one to val and none to test. Pictures are drawn by the hash of seed and content, not
@@ -114,7 +114,7 @@ def _units(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[_Uni
 def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) -> tuple[list[int], list[_Unit]]:
     """Take units until the shares are filled. Returns the pictures of the taken units, and the remaining units.
 
-    A unit is taken if the numbers of pictures that its classes still lack are nearer to 0 with it than without it.
+    A unit is taken if it brings the numbers of taken pictures nearer to the shares, summed over its classes.
     """
     open_ = Counter(shares)
     taken: list[int] = []
@@ -130,7 +130,7 @@ def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) ->
 
 
 def _lacking(units: list[_Unit], classes: Sequence[str], shares: dict[str, int], has: set[str]) -> list[int]:
-    """The smallest group of each class from which no picture was taken, because its groups are large.
+    """For each class that gave no picture, because its groups are large: the pictures of its smallest group.
 
     A group that holds all remaining pictures of a class is not taken.
     """

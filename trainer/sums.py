@@ -52,10 +52,10 @@ def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) ->
 
 
 def check_teacher(teacher: str) -> None:
-    """Check that the files of a teacher have not changed since its proof. Does nothing for the name of a timm model.
+    """Check the files of a teacher by its SHA256SUMS. Does nothing if it is not a folder with a config.json.
 
     Raises:
-        ConfigError: a file has changed.
+        ConfigError: a file is missing or has changed, or SHA256SUMS cannot be read.
     """
     folder = expanded(teacher)
     if not (folder / "config.json").exists():
@@ -68,8 +68,8 @@ def check_teacher(teacher: str) -> None:
         ) from None
     if altered is not None:
         raise ConfigError(
-            f"distill.teacher {folder}: {altered} is not the file that was proven (its SHA-256 is not that in {SUMS}); "
-            "export it again"
+            f"distill.teacher {folder}: {altered} is not the file that was proven (it is missing or differs from "
+            f"{SUMS}); export it again"
         )
 
 

@@ -53,14 +53,14 @@ class HostAugmentation:
         A picture whose size a transform has changed is resized to its old size.
 
         Raises:
-            ConfigError: a transform changes the type or the channels of a picture.
+            ConfigError: a transform refuses the pictures, or changes their type or channels.
         """
         for number, step in enumerate(self.steps):
             pictures = _at_old_size(step.name, _apply(step, number, pictures, seed), pictures.shape[1:])
         return pictures
 
     def notes(self, pictures: Pictures, *seed: int) -> list[str]:
-        """Sentences about the transforms, tried on some pictures: warnings of their library, and changed sizes.
+        """Try the transforms on some pictures. Returns sentences: warnings of their library, and changed sizes.
 
         Raises:
             ConfigError: as in ``__call__``.

@@ -23,8 +23,8 @@ LITTER = frozenset(
         *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
     )
 )
-"""Names of files and folders that operating systems create, in lower case. They are ignored without a message, and so
-are all hidden files, such as .ipynb_checkpoints."""
+"""Names of files and folders that systems and other programs create, in lower case. They are ignored without a message,
+and so are all hidden ones, such as .ipynb_checkpoints."""
 
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
@@ -34,11 +34,11 @@ LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
 
 RUNS_FILES = {"search.db", "last-study"}
 RUNS_NAMES = RUNS_FILES | {"artifacts", "cache", "dashboard.log", "devices", "exports", "studies"}
-"""Names in a runs folder. Such a folder has one of RUNS_FILES; or it has only names of this list, among them
-``studies``, or a ``cache`` of decoded pictures."""
+"""Names in a runs folder. A folder is taken for one if it has one of RUNS_FILES; or if it has only names of this list,
+and one of them is ``studies`` or a ``cache`` of decoded pictures."""
 
 CACHE_NAME = re.compile(r"(\.|\.partial-)?.*-\d+px-[0-9a-f]{12}(\.lock)?")
-"""Names in a cache of decoded pictures."""
+"""Names of caches of decoded pictures, of unfinished ones, and of their locks."""
 
 EXPORT_FILES = {"SHA256SUMS", "config.json", "metrics.json"}
 
@@ -171,7 +171,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether this program wrote a folder: a runs folder, a cache of pictures, or an export."""
+    """Whether a folder seems to be of this program, by the names in it: a runs folder, caches, or an export."""
     names = {entry.name for entry in _entries(path)}
     if names & RUNS_FILES or names >= EXPORT_FILES or any(map(CACHE_NAME.fullmatch, names)):
         return True

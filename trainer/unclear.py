@@ -85,8 +85,8 @@ def unwrapped(folder: Folder) -> Folder:
 
 
 def part_of(folder: Folder, split: str) -> Folder:
-    """The folder that holds a split's class folders: the split's own, or the only folder inside, if it names the same
-    split again (seg_train/seg_train/CLASS) or wraps several folders (train/images/CLASS)."""
+    """The folder that holds a split's class folders. It is the split's own folder, or the only folder in it: this names
+    the split again (seg_train/seg_train/CLASS), or wraps several folders (train/images/CLASS)."""
     while not folder.pictures and len(holding := folder.holding) == 1:
         (inner,) = holding
         is_wrapper = words_of(inner.base) & WRAPPER_WORDS and len(inner.holding) > 1
@@ -133,7 +133,7 @@ def option_for(folder: Folder, where: str) -> str:
 
 
 def _use_one(parts: Sequence[Folder], where: str) -> str:
-    """A clause to use one of the parts; it names the part with most of the pictures, as others may be test pictures."""
+    """A clause to use one of the parts. It names a part with over half of the pictures; others may be test pictures."""
     count = {part.name: sum(file.is_picture for file in part.walk()) for part in parts}
     most = [part for part in parts if 2 * count[part.name] > sum(count.values())]
     return f"use {option_for(unwrapped(most[0]), where)}" if most else "use one of them with --data"
@@ -202,10 +202,9 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if only some folders name splits, and one of these holds class folders. Raise too if exactly one folder
-    names no split, and that one holds class folders.
+    """Raise if a folder that names a split holds class folders, or if the only folder that names none holds them.
 
-    A folder "train" with pictures beside "car" and "bus" may be a class.
+    Else all of them may be classes: a folder "train" with pictures beside "car" and "bus".
     """
     is_train = len(others) == 1 and not (inner := unwrapped(others[0])).pictures and len(inner.holding) > 1
     if not is_train and not any(_has_classes(folder, splits[folder.name]) for folder in named):
@@ -238,10 +237,10 @@ def _refuse_shared_names(place: str, where: str, tops: Sequence[Folder]) -> None
     found = f"{place}: {names_of(parts)} hold no pictures themselves, but the same folders ({_some(shared)})"
     if "train" in map(split_of, shared):
         raise DataError(
-            f"{found}; if {names_of(parts)} are the classes, the splits must hold them: {shared[0]}/{parts[0].base}/*; "
+            f"{found}; if {names_of(parts)} are the classes, put them into the splits: {shared[0]}/{parts[0].base}/*; "
             f"if each is a data set, {_use_one(parts, where)}"
         )
-    rename = f"if {names_of(parts)} are splits, rename them to train, val and test: "
+    rename = f"if {names_of(parts)} are splits, rename them to train, val and test; "
     raise DataError(
         f"{found}; {rename if len(parts) < 4 else ''}expected is {EXPECTED_LAYOUT}; if each is a data set, "
         f"{_use_one(parts, where)}; if {names_of(parts)} are the classes, put them into a folder train: train/CLASS/*"
@@ -337,7 +336,7 @@ def _is_short(word: str) -> bool:
 
 
 def copies_among(tops: Sequence[Folder]) -> dict[str, str]:
-    """Name of a folder -> a sentence that it is a copy of those beside it, with the same names, sizes and bytes."""
+    """Name -> a sentence, for each folder with copies of the pictures beside it: the same names, sizes and bytes."""
     copies: dict[str, str] = {}
     names = {folder.base for folder in tops}
     alike: dict[str, list[Folder]] = defaultdict(list)

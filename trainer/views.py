@@ -57,7 +57,7 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """The views that are averaged with a picture, and the values that they need."""
+    """The views whose probabilities are averaged with those of the picture, and the values that they need."""
 
     names: tuple[str, ...] = ()
     """Names of the views, for ``View.parse``."""
@@ -78,7 +78,7 @@ def _degrees(name: str, text: str) -> tuple[float]:
     except ValueError:
         degrees = 0.0
     if not (-180 < degrees <= 180 and degrees):
-        raise ValueError(f"{name!r} is no rotation; write degrees from -180 to 180 and not 0, as in rotate=10")
+        raise ValueError(f"{name!r} is no rotation; write degrees above -180, at most 180, and not 0, as in rotate=10")
     return (degrees,)
 
 

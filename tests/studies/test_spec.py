@@ -341,7 +341,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"final": {"tta": ["rotate=10", "rotate=10.0"]}}, "final.tta: ['rotate=10', 'rotate=10'] names one twice"),
         ({"final": {"tta": ["hflip"]}}, "final.tta: 'hflip' is no view; did you mean flip?"),
         ({"final": {"tta": ["flip=1"]}}, "final.tta: 'flip=1' is no view; only rotate and shift take numbers"),
-        ({"final": {"tta": ["rotate"]}}, "final.tta: 'rotate' is no rotation; write degrees from -180 to 180 and not"),
+        ({"final": {"tta": ["rotate"]}}, "final.tta: 'rotate' is no rotation; write degrees above -180, at most 180"),
         ({"final": {"tta": ["rotate=nan"]}}, "final.tta: 'rotate=nan' is no rotation; write degrees"),
         ({"final": {"tta": ["rotate=200"]}}, "final.tta: 'rotate=200' is no rotation; write degrees"),
         ({"final": {"tta": ["shift=4"]}}, "final.tta: 'shift=4' is no shift; write whole pixels to the right and down"),

@@ -105,7 +105,8 @@ def test_a_setting_that_would_not_be_used_is_refused(assignment: str, capsys: py
 
 def test_folds_are_refused_instead_of_ignored(capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence_of(capsys, str(DIGITS), "--set", "data.folds=5") == (
-        "data.folds = 5: python -m trainer trains once, on one validation split; use --set data.folds=0, or search"
+        "data.folds = 5: python -m trainer trains once, on one validation split; use --set data.folds=0, or the command"
+        " search launch"
     )
 
 

@@ -21,7 +21,7 @@ def test_json_lines_of_labels_are_named_and_tables_in_their_place_are_found(tmp_
         (root / inside / split / "other.jsonl").write_text("[1]\n")
     told = problems_of(root, tmp_path).splitlines()[-1]
     assert told.startswith(f"{inside}test/metadata.jsonl has labels, and only CSV and TSV tables are read; with pandas")
-    line = told.partition("each such file: ")[2]
+    line = told.partition("this line makes a table of each: ")[2]
     assert line == (
         f'for file in pathlib.Path({str(root)!r}).rglob("*.jsonl"): '
         'pandas.read_json(file, lines=True).to_csv(file.with_suffix(".csv"), index=False)'
@@ -67,7 +67,10 @@ def test_the_line_for_a_table_without_names_of_columns_makes_class_folders(tmp_p
 def test_a_table_of_training_pictures_without_names_of_columns_is_named(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "plain", {"train": 4})
     (root / "labels.txt").write_text("".join(f"{i:03}.png\t{'ab'[i % 2]}\n" for i in range(4)))
-    assert "'a' seems to be its class; write a line with a name for each column above it" in problems_of(root, tmp_path)
+    assert (
+        "'a' seems to be its class; to make it a table of labels (data.labels), add a first line with"
+        in problems_of(root, tmp_path)
+    )
     (root / "labels.txt").write_text("file\tlabel\n" + (root / "labels.txt").read_text())
     assert prepare(root, tmp_path, labels="labels.txt").class_names == ("a", "b")
 
@@ -128,7 +131,7 @@ def test_archives_alone_are_named(tmp_path: Path) -> None:
         (root / f"train-{i:06}.tar").write_bytes(b"x")
     message = problems_of(root, tmp_path)
     assert message.endswith(
-        "archives are not read (train-000000.tar, and 2 more); if the pictures are in it, extract it"
+        "archives are not read (train-000000.tar, and 2 more); if the pictures are in them, extract them"
     )
 
 

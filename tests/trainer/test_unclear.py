@@ -246,7 +246,7 @@ def test_numbered_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]) -
 
 def test_splits_inside_the_classes_and_parts_behind_wrappers_are_refused(tmp_path: Path) -> None:
     inside = make_folder(tmp_path / "inside", {f"{kind}/{split}": 2 for kind in "ab" for split in ("train", "test")})
-    assert "if a and b are the classes, the splits must hold them: test/a/*" in problems_of(inside, tmp_path)
+    assert "if a and b are the classes, put them into the splits: test/a/*" in problems_of(inside, tmp_path)
     counts = {f"{domain}/images/{kind}": 2 for domain in ("dslr", "amazon") for kind in ("bag", "cup")}
     root = make_folder(tmp_path / "office", counts)
     message = problems_of(root, tmp_path)
@@ -286,7 +286,7 @@ def test_splits_of_an_unknown_language_are_renamed_and_the_test_pictures_are_not
     counts = {f"{name}/{kind}": count for name, count in (("ujian", 2), ("pelajaran", 3)) for kind in ("cat", "dog")}
     root = make_folder(tmp_path / "pets", counts)
     message = problems_of(root, tmp_path)
-    assert "if pelajaran and ujian are splits, rename them to train, val and test" in message
+    assert "if pelajaran and ujian are splits, rename them to train, val and test; expected is" in message
     assert suggested(message) == root / "pelajaran"
     beside = make_folder(tmp_path / "beside", {"cat": 4, "dog": 4, "ujian/cat": 2, "ujian/dog": 2})
     message = problems_of(beside, tmp_path)
