@@ -80,7 +80,7 @@ def test_tables_without_names_of_columns_and_lists_with_spaces_are_named(tmp_pat
     rows = [f"TRAIN,gs://bucket/pics/{i:03}.png,{'ab'[i % 2]}\n" for i in range(6)]
     (root / "import.csv").write_text("".join(rows))
     told = problems_of(root, tmp_path)
-    assert "import.csv names pictures, such as pics/000.png, and 'a' seems to be its class; write a line with" in told
+    assert "import.csv names pictures, such as pics/000.png, and 'a' seems to be its class; to make it a table" in told
     (root / "import.csv").write_text("".join(["split,file,label\n", *rows]))
     assert prepare(root, tmp_path, labels="import.csv").class_names == ("a", "b")
     (root / "import.csv").unlink()
