@@ -1,12 +1,13 @@
-"""Study files, and their content as validated values. Knows nothing about Optuna.
+"""Study files, and their content as validated values. Does not import Optuna.
 
-spec       StudySpec: all tables of a study file but [train] and [data], and the values that follow from them
-axes       the settings that [space] may sample, with the checks of axes and of known recipes
+spec       StudySpec: a whole study file, and the values that follow from it; the tables [limit], [search], [faults]
+           and [confirm]. ([train] and [data] are in trainer)
+axes       the settings that [space] may sample; the checks of their ranges and choices, and of known recipes
 objective  the value by which candidates are compared
-final      [final]: the training for an export, the names of its formats
+final      [final]: the training for an export, and the names of the formats
 notify     [notify] and [track]
 cluster    [cluster]
-reference  docs/settings.md, made from the fields and their docstrings
+reference  makes docs/settings.md from the fields and their docstrings
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
         assignments: "key=value" overrides, keys dotted as in the file.
 
     Raises:
-        ConfigError: there is no such study, the file is not TOML, or it has problems; the message lists all of them.
+        ConfigError: there is no such study, the file is not TOML, or a value is wrong; the message has a line for
+            each problem that was found.
     """
     try:
         values = tomllib.loads(_text(study))

@@ -1,4 +1,4 @@
-"""The settings that [space] may sample, and the checks of axes and of known recipes."""
+"""The settings that [space] may sample. The checks of axes (ranges and choices) and of known recipes."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ SAMPLED = (
     "augment_from_epoch",
     "augment_share",
 )
-"""Settings of [train] that [space] may sample. ``epochs`` is not one of them, because pruners compare trials of equal
+"""Settings of [train] that [space] may sample. ``epochs`` may not be sampled, because pruners compare trials of equal
 length."""
 
 TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
-"""Tables of [train] with settings that can be sampled, named "sam.rho"."""
+"""Tables of [train] whose settings can be sampled. In [space], the name of a setting has its table: "sam.rho"."""
 
 TOGETHER = (
     ("rotate", "rotations"),
@@ -74,18 +74,18 @@ TOGETHER = (
     ("random_crop", "random_resized_crop"),
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),
+    ("sam.rho",),  # with precision, which is the same for all candidates
 )
-"""Settings that rules of TrainConfig check together. A rule that accepts all corners of a space (combinations of the
-ends of its ranges) accepts each point of it."""
+"""The sampled settings of each rule of TrainConfig that combines settings. A corner of a space is a combination of
+choices and of ends of ranges. A rule that accepts all corners of a space accepts each point of it."""
 
 WIDTH_SHARE = "width_share"
-"""Name of the setting that is sampled instead of width_mult if other sampled settings change the size too: a share of
-the range of widths that fit with the other settings. So each setting has constant bounds, and every point is feasible.
-"""
-
+"""Name of the setting that is sampled instead of width_mult if other sampled settings change the size too. Its value is
+a share, from 0 to 1, of the widths that fit with the trial's other settings. So its bounds are constant, and each point
+is feasible."""
 
 TIMM = "timm:"
-"""Prefix of a choice of ``model``: "timm:PATTERN" stands for all timm models that match it and fit the limit."""
+"""Prefix of a choice of ``model``: "timm:PATTERN" stands for all timm models that match PATTERN and fit the limit."""
 
 
 def _read_value(value: object) -> object:
@@ -103,11 +103,11 @@ class Range(FrozenModel):
     low: float
     """Smallest value, inclusive."""
     high: float | None = None
-    """Largest value, inclusive. Default for width_mult: the widest that fits the limit. All others need it."""
+    """Largest value, inclusive. Default for width_mult: the widest that fits the limit. Other settings need a value."""
     log: bool = False
-    """true: values are sampled uniformly in their logarithm."""
+    """true: the logarithm of the value is sampled uniformly. false: the value itself is."""
     step: float | None = Field(None, gt=0)
-    """Distance of the values: low, low + step, low + 2 step, ... Default: every number, or every integer."""
+    """Distance of the values: low, low + step, low + 2 step, ... Default: any number; for whole numbers, 1."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -121,7 +121,7 @@ class Range(FrozenModel):
 
 
 def _read_axis(axis: object) -> object:
-    """Read a table as a range and a list as choices. A union type would report the problems of both readings."""
+    """Read a table as a range and a list as choices. A union type would report the problems of both kinds."""
     if isinstance(axis, dict):
         try:
             return Range.model_validate(axis)
@@ -136,11 +136,11 @@ def _read_axis(axis: object) -> object:
 
 
 Axis = Annotated[Range | tuple[Value, ...], BeforeValidator(_read_axis)]
-"""One setting's part of the space."""
+"""The values of one setting in the space: a range or choices."""
 
 
 def sizes_vary(keys: Iterable[str]) -> bool:
-    """Whether these sampled settings include one that changes the size, besides the width."""
+    """Whether one of these sampled settings, other than the width, changes the size."""
     return bool(({"model", *SIZE_SETTINGS} - {"width_mult"}).intersection(keys))
 
 
@@ -153,7 +153,7 @@ def axis_problems(
         key: the setting.
         axis: its range or choices.
         train: the fixed recipe; None if it is invalid.
-        limited: whether [limit] has a limit, which a width without an upper end needs.
+        limited: whether [limit] names a limit. A range of widths without ``high`` needs one.
         width_is_shared: whether WIDTH_SHARE is sampled instead of width_mult.
     """
     if key not in SAMPLED:
@@ -174,7 +174,7 @@ def axis_problems(
         if axis.high is None and key != "width_mult":
             yield "high is missing (only width_mult has a default for it: the widest that fits)"
         elif axis.high is None and not limited:
-            yield "high is missing, and [limit] has no limit that could give it; give one of the two"
+            yield "high is missing, and [limit] is empty; give high, or a limit from which it follows"
         values: list[Value] = [axis.low] if axis.high is None else [axis.low, axis.high]
     else:
         values = list(axis)
@@ -191,7 +191,7 @@ def axis_problems(
 
 
 def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: TrainConfig | None) -> Iterator[str]:
-    """Problems of ``key = value`` in a known recipe; ``train`` is the fixed recipe, None if it is invalid."""
+    """Problems of ``key = value`` in a known recipe. ``train`` is the fixed recipe; None if that is invalid."""
     axis = space.get(key)
     if axis is None:
         yield f"is not in the space; {nearest(key, space)}"
@@ -210,7 +210,7 @@ def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: Tr
 def corner_problems(
     space: Mapping[str, Axis], train: TrainConfig, data: DataConfig | None
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Problems of combinations of settings that are valid one by one, as (place in the space, problem).
+    """Problems of combinations of settings, each valid alone, as (place in the space, problem).
 
     Args:
         space: the space.
@@ -221,11 +221,12 @@ def corner_problems(
         problem = data.crop_problem(max(numbers_of("random_crop", train, space)))
         yield from [(("random_crop",), problem.removeprefix("random_crop = "))] if problem else ()
     for keys in TOGETHER:
-        corners = product(*(values_of(key, train, space) for key in keys))
-        text = next(filter(None, (_contradiction(train, zip(keys, corner, strict=True)) for corner in corners)), None)
+        sampled = [key for key in keys if key in space]
+        corners = product(*(values_of(key, train, space) for key in sampled))
+        problems = (_contradiction(train, zip(sampled, corner, strict=True)) for corner in corners)
+        text = next(filter(None, problems), None)
         if text is None:
             continue
-        sampled = [key for key in keys if key in space]
         named = [key for key in sampled if key in text] or sampled
         if len(named) == 1:
             yield (named[0],), text.removeprefix(f"{named[0]} = ")
@@ -234,16 +235,19 @@ def corner_problems(
 
 
 def _contradiction(train: TrainConfig, settings: Iterable[tuple[str, object]]) -> str | None:
-    """TrainConfig's problem with these values together in the fixed recipe; None if there is none."""
+    """TrainConfig's problem with the fixed recipe if it has all of these values; None if there is none."""
+    values = train.model_dump()
+    for key, value in settings:
+        assign(values, key, value)
     try:
-        TrainConfig.model_validate(train.model_dump() | dict(settings))
+        TrainConfig.model_validate(values)
     except ValidationError as error:
         return next((describe_problem(TrainConfig, one).strip() for one in error.errors() if not one["loc"]), None)
     return None
 
 
 def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
-    """TrainConfig's problems with ``key = value`` alone; ``corner_problems`` checks combinations."""
+    """TrainConfig's problems with this value itself; ``corner_problems`` checks combinations."""
     integral = isinstance(value, float) and annotation_of(key) is int and value == int(value)
     values = train.model_dump()
     assign(values, key, int(value) if integral else value)
@@ -257,17 +261,17 @@ def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
 
 def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> tuple[Value | None, ...]:
     """Values of a setting in a study: its choices, the ends of its range (the upper first), or the fixed value."""
-    axis = space.get(key, (getattr(train, key),))
+    axis = space[key] if key in space else (getattr(train, key),)
     return (axis.high, axis.low) if isinstance(axis, Range) else axis
 
 
 def numbers_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> list[float]:
-    """``values_of`` a setting that is a number."""
+    """The numbers among ``values_of`` a setting."""
     return [value for value in values_of(key, train, space) if isinstance(value, int | float)]
 
 
 def annotation_of(key: str) -> object:
-    """The type of a setting, without the None that turns it off. A setting of a table has a dotted key."""
+    """The type of a setting's values, without None. The key of a setting in a nested table has a dot."""
     table, dot, name = key.rpartition(".")
     fields = TABLES[table].model_fields if dot else TrainConfig.model_fields
     kind = fields[name].annotation
@@ -275,7 +279,7 @@ def annotation_of(key: str) -> object:
 
 
 def assign(values: dict[str, object], key: str, value: object) -> None:
-    """Set a setting of [train]. A setting of a nested table has a dotted key."""
+    """Set a setting of [train]. The key of a setting in a nested table has a dot."""
     table, dot, name = key.partition(".")
     if dot:
         settings = values[table] or {}

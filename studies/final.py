@@ -18,14 +18,13 @@ class Finetune(FrozenModel):
     epoch are exported.
 
     Batch size, weight decay, momentum and loss are those of the candidate. The candidate's schedule and augmentation do
-    not apply; the only augmentation is hflip. The defaults are those of the winning team of the contest (studies
-    contest/...).
+    not apply; the only augmentation is hflip. The defaults are those of the team that won the contest (study birds400).
     """
 
     optimizer: Optimizer = "adam"
-    """As in [train]."""
+    """Optimizer, by the names of [train]. The candidate's own does not apply."""
     lr: float = Field(1e-3, gt=0)
-    """Learning rate, constant."""
+    """Constant learning rate."""
     epochs: int = Field(4, ge=1)
     """Passes over the validation split."""
     dropout: float = Field(0.16, ge=0, lt=1)
@@ -35,10 +34,10 @@ class Finetune(FrozenModel):
 
 
 class Selection(FrozenModel):
-    """An ensemble of some of the models that are trained: those that are best together on the validation split.
+    """An ensemble of the trained models that are best together on the validation split.
 
-    They are chosen by greedy forward selection without replacement (Caruana et al., 2004): first the best model, then
-    each time the model with which the ensemble is best.
+    The models are chosen by greedy forward selection without replacement (Caruana et al., 2004): first the best model,
+    then each time the model with which the ensemble is best.
     """
 
     of: int = Field(ge=2)
@@ -49,27 +48,29 @@ class Selection(FrozenModel):
     @model_validator(mode="after")
     def _leaves_some_out(self) -> Self:
         if self.keep >= self.of:
-            raise ValueError(f"keep = {self.keep} must be less than of = {self.of}; for all of them write a number")
+            cure = f"for all, write ensemble = {self.of}"
+            raise ValueError(f"keep = {self.keep} must be less than of = {self.of}; {cure}")
         return self
 
 
 class Rerank(FrozenModel):
-    """A second training after some filters of a convolution are drawn again: those of the lowest rank.
+    """A second training, before which some filters of a convolution get new random weights.
 
-    The rank of each filter's feature maps is taken over at most 500 training pictures (HRank, Lin et al., 2020). The
-    reranked model is exported, whether it gained or not. The card has its gain over a model that was trained further
-    for the same epochs, with the same seed, without new filters.
+    These are the filters whose feature maps have the lowest mean rank over at most 500 training pictures (HRank, Lin et
+    al., 2020). The model of the second training is exported, even if it is not better. For comparison, another model is
+    trained with the same seed, for as many epochs, from the same weights without new filters. The card has the gain.
     """
 
     layer: str
-    """Name of the convolution, for example "layer3.0.conv1"; if there is none of this name, `search check` lists all
-    convolutions. The maps are taken after the normalisation and activation that follow it directly."""
+    """Name of a convolution whose maps have more than one pixel, for example "layer3.0.conv1". If the model has none of
+    this name, `search check` proposes a similar name, or lists names. The maps are taken after the normalisation and
+    activation that follow the convolution directly."""
     share: float = Field(0.125, ge=0.125, le=0.625)
-    """Share of its filters that are drawn again."""
+    """Share of the convolution's filters that get new weights."""
 
 
 def num_drawn_again(filters: int, share: float) -> int:
-    """Number of filters of a convolution that are drawn again, at least one."""
+    """Number of filters of a convolution that get new weights, at least one."""
     return max(1, round(share * filters))
 
 
@@ -87,12 +88,12 @@ class Final(FrozenModel):
     ema: float | None = Field(None, ge=0, lt=1)
     """Decay per step of an average of the weights, 0: none. Default: as in the search."""
     ensemble: int | Selection | Literal["folds"] = 1
-    """Number of models that are trained, each with its own seed; their probabilities are averaged. The limit applies to
-    all of them together. { of = 10, keep = 6 } trains ten, and exports the six that are best together on the validation
-    split. Their accuracy there is then too high; the test split measures them. "folds" exports a model for each
-    fold of data.folds, and the predictions of each for the pictures that it was not trained on, as a CSV."""
+    """Number of models that are trained, each with its own seed, and exported together; their probabilities are
+    averaged. { of = 10, keep = 6 }: ten are trained, and the six that are best together on the validation split are
+    exported. The ensemble's accuracy on that split is too high; the test split measures it. "folds": the models of all
+    folds of data.folds are exported, and a CSV with the predictions of each for the pictures of its fold."""
     limit_each: bool = False
-    """true: the limit applies to each model of an ensemble alone."""
+    """true: the limit applies to each model of an ensemble alone. false: to all of them together."""
     tta: tuple[str, ...] = ()
     """Views of a picture whose probabilities are averaged with those of the picture itself: flip (left-right), vflip
     (top-bottom), rotate=10 (degrees, counter-clockwise), shift=4,-4 (whole pixels, to the right and down), gray, and
@@ -108,7 +109,7 @@ class Final(FrozenModel):
     finetune: Finetune | None = None
     """A last training on the validation split. Default: none."""
     rerank: Rerank | None = None
-    """A second training after filters whose feature maps have a low rank are drawn again. Default: none."""
+    """A second training, with new weights for filters whose feature maps have a low rank. Default: none."""
     distill: Distill | None = None
     """A teacher for the export's training. Default: as in [train]."""
 
@@ -194,7 +195,7 @@ class Final(FrozenModel):
 
     @property
     def fits_on_validation(self) -> bool:
-        """Whether the validation split is part of the training pictures, so that no split is left for a choice."""
+        """Whether the final training has the validation pictures too. If so, no split is left to choose models by."""
         match self.fit_on:
             case "train":
                 return False
@@ -205,7 +206,7 @@ class Final(FrozenModel):
 
 
 def view_problem(final: Final, data: DataConfig) -> str | None:
-    """Why the views are impossible for these pictures; None if they are not."""
+    """The reason why these pictures cannot have the views of [final]; None if they can."""
     for view in map(View.parse, final.tta):
         if view.kind in OF_COLOUR and data.channels == 1:
             return f"{view.name} changes colours, and data.channels = 1 has none; leave it out"
@@ -215,7 +216,7 @@ def view_problem(final: Final, data: DataConfig) -> str | None:
 
 
 def exported_size(members: Sequence[ModelSize], final: Final) -> tuple[ModelSize, ModelSize]:
-    """The size of a whole export, and the size that the limit counts.
+    """The size of a whole export, and the size to which the limit applies.
 
     Args:
         members: size of each member for one view of a picture.

@@ -31,8 +31,8 @@ WebhookFormat: TypeAlias = Literal["json", "slack", "discord", "teams"]
 
 
 class Notify(FrozenModel):
-    """Messages on a new best, when the search stops, and when it is finished. May be changed between two launches of a
-    study; not kept in the database, because addresses are secrets.
+    """Messages on a new best, when a search stops, and when it is finished. May be changed between two launches of a
+    study. The database does not have these settings, because addresses are secrets.
     """
 
     webhook: Annotated[str | None, BeforeValidator(_read_webhook)] = Field(None, repr=False)
@@ -41,12 +41,13 @@ class Notify(FrozenModel):
     """Shape of the POST. json: all values of the event. slack, discord: the message of an incoming webhook. teams: an
     Adaptive Card, for a webhook of Workflows."""
     urls: Annotated[tuple[str, ...], BeforeValidator(_read_urls)] = Field((), repr=False)
-    """Addresses of services in apprise's form, for example ["mailto://..."]. Needs the extra notify."""
+    """Addresses of chats and other services, as apprise writes them, for example ["mailto://..."]. Needs the extra
+    notify."""
 
     @model_validator(mode="after")
     def _format_is_of_a_webhook(self) -> Self:
         if self.format != "json" and self.webhook is None:
-            raise ValueError(f'format = "{self.format}" would be ignored without webhook; name its address')
+            raise ValueError(f'format = "{self.format}" needs webhook, an address; name it, or leave format out')
         return self
 
 
@@ -54,4 +55,5 @@ class Track(FrozenModel):
     """Records for other programs. May be changed between two launches of a study."""
 
     tensorboard: bool = False
-    """true: TensorBoard's event files in RUNS/studies/STUDY/tensorboard. Needs the extra tensorboard."""
+    """true: the search writes event files for TensorBoard to RUNS/studies/STUDY/tensorboard. Needs the extra
+    tensorboard."""

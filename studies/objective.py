@@ -18,7 +18,7 @@ NAMES: dict[Objective, str] = {
 
 
 def value_of(result: EpochResult, objective: Objective) -> float:
-    """The value of an epoch: a share from 0 to 1, or the validation loss times -1."""
+    """The objective after an epoch: a share from 0 to 1, or the validation loss times -1."""
     match objective:
         case "accuracy":
             return result.val_accuracy
@@ -30,26 +30,26 @@ def value_of(result: EpochResult, objective: Objective) -> float:
             return -result.val_loss
         case _:
             assert_never(objective)
-    assert value is not None, "results without this value are older than this objective"
+    assert value is not None, f"this result is of an earlier version, which did not measure {NAMES[objective]}"
     return value
 
 
 def as_measured(value: float, objective: Objective) -> float:
-    """A value as it was measured: a loss is not negated."""
+    """The measured number of an objective's value: of a loss, the value times -1."""
     return -value if objective == "loss" else value
 
 
 def number_of(value: float, objective: Objective) -> str:
-    """A value as people read it: "97.12%", or the loss "0.1234", which is not negated."""
+    """The measured number of a value as text: "97.12%", or "0.1234" for a loss."""
     return spread_of(as_measured(value, objective), objective)
 
 
 def spread_of(value: float, objective: Objective) -> str:
-    """A standard error or another distance between two values: "0.30%", or "0.0123" of a loss."""
+    """A distance between two values as text, such as a standard error: "0.30%", or "0.0123" for a loss."""
     return f"{value:.4f}" if objective == "loss" else f"{value:.2%}"
 
 
 def words_of(value: float, objective: Objective) -> str:
-    """A value with its name, which accuracy does not need: "97.12%", "macro F1 91.30%", "loss 0.1234"."""
+    """A value as text, with the name of any objective but accuracy: "97.12%", "macro F1 91.30%", "loss 0.1234"."""
     number = number_of(value, objective)
     return number if objective == "accuracy" else f"{NAMES[objective]} {number}"

@@ -1,4 +1,4 @@
-"""Every setting of a study file as a page of Markdown, docs/settings.md, from the fields and their docstrings.
+"""Makes docs/settings.md from the fields and their docstrings: a page of Markdown with every setting of a study file.
 
 python -m studies.reference > docs/settings.md      after a setting was added or its docstring changed
 """
@@ -21,10 +21,11 @@ HEAD = """# Settings of a study file
 
 Every table and key that a study file may have. How they work together: [writing a study](writing-a-study.md).
 A key that is left out has its default; a key that is not listed here is an error. On the command line,
-`--set TABLE.KEY=VALUE` sets any of them, for example `--set train.epochs=5`. A yes in the last column
-means that `[space]` may search the setting. In `[space]`, the key of a nested table
+`--set TABLE.KEY=VALUE` sets a key, for example `--set train.epochs=5`. If a table has the column "searched",
+a yes there means that `[space]` may search the setting. In `[space]`, the key of a nested table
 is written with the table's name before it, as in `"sam.rho"`.
-The models that have a setting are listed after "Families:"; all others refuse it.
+A setting of the model's size lists the models that have it after "Families:". `[train]` refuses it for any other model.
+If `[space]` has several models, it has no effect on the others.
 
 This page is generated from the program: `python -m studies.reference > docs/settings.md`.
 """
@@ -69,9 +70,9 @@ def _rows(
     """A Markdown table, one row for each field.
 
     Args:
-        kind: the model.
-        searched_as: prefix of a field's name in [space], such as "sam."; None if [space] cannot sample the fields.
-        only: names of the fields to list; None: all.
+        kind: the class of the table.
+        searched_as: prefix of the fields' names in [space], such as "sam.". None: [space] cannot sample the fields.
+        only: names of the fields to list. None: all fields.
     """
     searched = {
         name: searched_as is not None and f"{searched_as}{name}" in SAMPLED for name in only or kind.model_fields
@@ -115,7 +116,7 @@ def _kind(annotation: object) -> str:
 
 
 def model_of(annotation: object) -> type[FrozenModel] | None:
-    """The model that a field holds; None if it holds no model."""
+    """The class of the table that a field holds; None if a field holds no table."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if inspect.isclass(kind)]
     return next((kind for kind in kinds if get_origin(kind) is None and issubclass(kind, FrozenModel)), None)
 

@@ -1,9 +1,9 @@
-"""StudySpec: what to search, validated.
+"""StudySpec: a study file, validated.
 
-Every field of a study file is documented with unit and default: here, in axes.py, final.py, notify.py and cluster.py,
-and those of [train] and [data] in trainer/config.py and data_config.py.
+Every field has a docstring with its unit and default: here, in axes.py, final.py, notify.py and cluster.py, and for
+[train] and [data] in trainer/config.py and data_config.py.
 
-Long: the fields are validated against each other, in one class.
+Long: all tables are in one class, because they are validated against each other.
 """
 
 from __future__ import annotations
@@ -63,41 +63,45 @@ class Search(FrozenModel):
     """Sampler, pruner and budget. May be changed between two launches of a study."""
 
     trainings: float | None = Field(30, gt=0)
-    """Budget: compute, in full trainings. A trial that ends after a third of its epochs (or folds) counts a third.
+    """Budget: compute, in full trainings. Every epoch (or fold) of every trial counts: 10 epochs of 30 are a third.
     Default: no limit if ``trials`` is set, else 30."""
     trials: int | None = Field(None, ge=1)
-    """Budget: number of trials that begin, whether they are completed, pruned, paused or failed. Default: no limit."""
+    """Budget: number of trials that begin, however they end. If the study file is corrected, trials that failed before
+    their first epoch no longer count. Default: no limit."""
     hours: float | None = Field(None, gt=0)
-    """Budget: hours after which a launch begins no further trial; with `search launch --export`, hours from the first
-    launch to the export. Default: no limit."""
+    """Budget: hours after which a launch neither begins nor promotes a trial; with `search launch --export`, hours from
+    the first launch to the end of the export. Default: no limit."""
     objective: Objective = "accuracy"
     """The value on the validation split by which candidates are compared, confirmed and chosen. accuracy: the share of
     correct predictions. macro_f1: the mean F1 over the classes. balanced_accuracy: the mean recall over the classes.
     loss: the mean cross-entropy, which is stored negated, so that higher is better. May not be changed once a trial has
     a value."""
     sampler: Literal["model", "tpe", "random", "gp"] = "model"
-    """model: a Gaussian process that learns from all candidates. For unfinished ones it estimates the accuracy at the
-    end. The others are Optuna's. tpe: tree-structured Parzen estimator. random: uniform. gp: a Gaussian process that
-    learns from completed candidates only, and is slow with more than 200 trials."""
+    """model: a Gaussian process that learns from all candidates except failed ones; it estimates the final value of
+    unfinished ones. The others are Optuna's. tpe: a tree-structured Parzen estimator. random: uniform draws. gp: a
+    Gaussian process that learns from completed candidates only; it is slow with more than 200 trials."""
     startup_trials: int = Field(10, ge=1)
-    """Number of trials before the sampler uses its model. tpe, gp: these trials are random. model: they are spread
-    evenly over the space, and only trials that have reached a rung count."""
+    """Number of trials before the sampler uses what it has learned. tpe, gp: these trials are random. model: they are
+    spread evenly over the space; a trial counts once it has reached a rung or the end, or has diverged. The pruner
+    median prunes nothing before this number of trials is complete."""
     pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "promote"
     """promote: candidates are compared at rungs; those that do not go on are paused, and may be promoted later. The
-    others are Optuna's. They are asked after every epoch except the last; a trial that they prune has ended."""
+    others are Optuna's: they are asked after every epoch except the last, and a pruned trial has ended."""
     min_epochs: int | None = Field(None, ge=1)
-    """Epochs (or folds) before a trial can be paused or pruned: the first rung (in Optuna: min_resource, or the warm-up
-    steps of median). Default with promote: a ninth of the epochs. With the schedules cosine and milestones, it is a
-    third if a ninth is less than two epochs. With the other schedules, it is at least the epoch after the warm-up.
-    Default with the other pruners: 1."""
+    """Epochs (or folds) before a trial can be paused or pruned. This is the first rung; only median can prune an epoch
+    earlier, if this is 2 or more. Default with promote and ``reduction_factor`` 3: a ninth of the epochs (with another
+    factor, 1 / factor^2). With the schedules cosine and milestones, it is a third (1 / factor) if a ninth is less than
+    two epochs. With the other schedules, it is at least the epoch after the warm-up. With folds, it is a ninth of the
+    folds, at least one. Default with the other pruners: 1."""
     reduction_factor: int = Field(3, ge=2)
-    """promote, successive_halving and hyperband compare trials at rungs. Each rung has this many times the epochs of
-    the rung before it, and at each rung one in this many trials goes on."""
+    """Factor of promote, successive_halving and hyperband, which compare trials at rungs. With 3, each rung has three
+    times the epochs of the rung before it, and one of three trials goes on from a rung."""
     transfer: int = Field(0, ge=0)
-    """Number of recipes of the same person's earlier studies, of the same model family, to try after the known ones."""
+    """Largest number of recipes that are taken from earlier studies and tried after the known recipes. They are of the
+    same person and the same model family."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
-    """Workers on each GPU, each with its own trial. Useful if a single small model does not keep the GPU busy. For
-    the CPU it has no effect: ``--gpus cpu:2`` sets two workers."""
+    """Workers on each GPU, each with its own trial. Useful if one small model does not keep the GPU busy. No effect on
+    a CPU: there, ``--gpus cpu:2`` sets two workers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +113,7 @@ class Search(FrozenModel):
     @model_validator(mode="after")
     def _has_a_budget(self) -> Self:
         if self.trainings is None and self.trials is None:
-            raise ValueError("no budget: name trainings, or trials, or both")
+            raise ValueError("there is no budget; name trainings, trials or both")
         return self
 
 
@@ -117,44 +121,49 @@ class Faults(FrozenModel):
     """Retries, time-outs and quota. May be changed between two launches of a study."""
 
     retries: int = Field(2, ge=0)
-    """Retries of a trial before it fails. Each finished epoch resets the count. CUDA errors do not count here; they are
-    counted for each device."""
+    """Retries of a trial after a crash, a hang or a kill; then it fails. Each finished epoch resets the count. CUDA
+    errors, lost workers and lack of memory do not count here. A worker that fails to start more often is put aside."""
     hang_factor: float = Field(10, gt=1)
-    """A worker is killed if an epoch takes this many times as long as the slowest one of its trial. The trial goes on
-    in a new process."""
+    """A worker is killed if an epoch (or fold) takes this many times as long as the slowest one of its trial. The trial
+    goes on in a new process."""
     hang_seconds: float = Field(120, gt=0)
-    """A worker never counts as hanging before this time in seconds, however short its epochs are."""
+    """Shortest time in seconds without a result after which a worker is killed, however short its epochs are. Before
+    the first result of its trial, ``first_epoch_seconds`` counts instead."""
     first_epoch_seconds: float = Field(3600, gt=0)
-    """Seconds until a worker counts as hanging while it starts, or in a trial's first epoch (or first fold)."""
+    """Seconds after which a worker is killed while it starts, or if its trial has no result yet. In a study with folds,
+    the first result may take this time for each epoch of the fold. If ``hang_factor`` times the slowest epoch (or fold)
+    of the search is longer, that time counts for the first result."""
     grace_seconds: float = Field(20, ge=0)
-    """Seconds that workers have after SIGTERM to finish their epoch; after that the epoch is lost. (By default, Slurm
+    """Seconds that workers have to finish their epoch after SIGTERM; after that, the epoch is lost. (By default, Slurm
     kills after 30 s.)"""
     storage_minutes: float = Field(60, ge=0)
     """Minutes that a search goes on without its database before it stops; results wait in order. An export finishes its
     trainings without the database, and then waits for this time."""
     checkpoint_gb: float = Field(20, gt=0)
-    """Quota in GB (1e9 bytes) for a study's checkpoints. Over the quota, a search deletes the oldest checkpoints of
-    earlier exports and of earlier studies of its name. Exported folders are never deleted. A running export keeps all
-    of its own checkpoints until it has ended."""
+    """Quota in GB (1e9 bytes) for a study's checkpoints. Over the quota, a search deletes checkpoints of earlier
+    exports and of earlier studies of its name, the oldest first. Then it deletes those of its own paused trials, which
+    begin anew if they are promoted. An export deletes none of its own checkpoints before it has ended. Exported folders
+    are never deleted."""
 
 
 class Confirm(FrozenModel):
     """The best trials are trained again before one of them is exported. May be changed at any time.
 
-    By default they race: the best three get one fresh seed, and the better two of them a second one. After a search of
-    30 full trainings or more, the best four get one, and the better two of them three in all. With ``top`` or
-    ``seeds`` there is no race: each of the ``top`` best trials gets ``seeds`` fresh seeds.
+    The default is a race. The best three trials are trained with one fresh seed, and then the better two of them with
+    a second one. If the search has spent 30 full trainings or more, the best four are trained with one fresh seed, and
+    then the better two with two more. A study file that names ``top`` or ``seeds`` has no race: each of the ``top``
+    best trials is trained with ``seeds`` fresh seeds.
     """
 
     top: int | None = Field(None, ge=0)
-    """Number of the best trials to train again. 0: none; the best trial of the search is exported. Default: a race, or
-    5 if ``seeds`` is named."""
+    """Number of the best trials to train again. 0: none is, and the best trial of the search is exported. Default: a
+    race, or 5 if ``seeds`` is named."""
     seeds: int | None = Field(None, ge=1)
-    """Number of fresh seeds for each of these trials. Ties can be recognised only with two or more. Default: a race, or
-    3 if ``top`` is named."""
+    """Number of fresh seeds for each of these trials. With one, ties are not recognised. Default: a race, or 3 if
+    ``top`` is named."""
     report_seeds: int | None = Field(None, ge=0)
-    """Number of further fresh seeds of the winner. They have no part in the choice, and only they measure its accuracy.
-    0: the mean over the seeds that chose it is reported, which is somewhat too high. Default: 2 after a race, 0 if
+    """Number of further fresh seeds of the winner. They have no part in the choice, and only they measure the winner.
+    0: the reported mean is over the seeds of the choice, so it is somewhat too high. Default: 2 after a race, 0 if
     ``top`` or ``seeds`` is named."""
 
     @property
@@ -174,7 +183,7 @@ class StudySpec(FrozenModel):
     name: str
     """Name of the study in the database and of its folder. Default: the study file's name."""
     seed: int = Field(0, ge=0)
-    """Seed of the sampler and, with the trial's number, of each training."""
+    """Seed of the sampler. With the trial's number, it also gives the seed of each training."""
     data: DataConfig = DataConfig()
     """The pictures."""
     limit: Limit = Limit()
@@ -182,7 +191,7 @@ class StudySpec(FrozenModel):
     train: TrainConfig = TrainConfig()
     """The fixed recipe, which all candidates share."""
     space: dict[str, Axis]
-    """Each setting of [train] that is searched, with its range { low, high, log, step } or a list of choices."""
+    """The settings of [train] that are searched. Each has a range { low, high, log, step } or a list of choices."""
     known: Annotated[tuple[dict[str, Value], ...], BeforeValidator(_read_recipes)] = ()
     """Recipes to try first: each [[known]] is a table of settings from the space. Missing settings are sampled."""
     search: Search = Search()
@@ -210,7 +219,7 @@ class StudySpec(FrozenModel):
             )
         return name
 
-    # Each field is checked by itself, against the fields above it, so that one mistake does not hide the others.
+    # Each field has its own check, against the fields above it. So a mistake in one table hides few in the others.
     @field_validator("train")
     @classmethod
     def _crops_have_room(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
@@ -258,8 +267,9 @@ class StudySpec(FrozenModel):
         train, data = info.data.get("train"), info.data.get("data")
         folds = data.folds if data is not None else 0
         if train is not None and (search.min_epochs or 1) > (folds or train.epochs):
-            steps = f"data.folds = {folds}" if folds else f"train.epochs = {train.epochs}"
-            raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}; lower it, or raise that")])
+            name, steps = ("data.folds", folds) if folds else ("train.epochs", train.epochs)
+            text = f"{search.min_epochs} exceeds {name} = {steps}; lower min_epochs, or raise {name}"
+            raise _problems([(("min_epochs",), text)])
         return search
 
     @field_validator("final")
@@ -279,7 +289,8 @@ class StudySpec(FrozenModel):
             text = f"{final.epochs} must be more than {table}.warmup_epochs = {longest:g}"
             raise _problems([(("epochs",), text)])
         if final.fits_on_validation and "plateau" in values_of("schedule", train, space):
-            text = "train+val leaves no validation loss for train.schedule = plateau; use train, or another schedule"
+            text = '"train+val" leaves no validation loss for the schedule "plateau"; use fit_on = "train", or search '
+            text += "without this schedule"
             raise _problems([(("fit_on",), text)])
         return final
 
@@ -290,7 +301,7 @@ class StudySpec(FrozenModel):
 
     @property
     def num_members(self) -> int:
-        """Number of models of one trial in an export."""
+        """Number of models in an export of one trial."""
         ensemble = self.final.ensemble
         if ensemble == "folds":
             return self.data.folds
@@ -298,7 +309,7 @@ class StudySpec(FrozenModel):
 
     @property
     def num_final_trainings(self) -> int:
-        """Number of final trainings of one trial; one with folds makes a model for each fold."""
+        """Number of final trainings for an export of one trial. With "folds", one training makes all of its models."""
         ensemble = self.final.ensemble
         return 1 if ensemble == "folds" else ensemble.of if isinstance(ensemble, Selection) else ensemble
 
@@ -309,7 +320,7 @@ class StudySpec(FrozenModel):
 
     @property
     def shares_width(self) -> bool:
-        """Whether a trial samples a share of the feasible widths, because its other settings change the size too."""
+        """Whether a share of the feasible widths is sampled, because other sampled settings change the size too."""
         return self.sizes_vary and "width_mult" in self.space
 
     @property
@@ -320,18 +331,19 @@ class StudySpec(FrozenModel):
 
     @property
     def decays_as_a_whole(self) -> bool:
-        """Whether every schedule of the study ends its decay with the training, however short the training is."""
+        """Whether all schedules of the study decay over the whole training, also over a short one."""
         return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
 
     def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:
         """The settings of a trial, as plain values that are not validated.
 
-        They are valid for each point of the present space. They may be invalid if the trial is older than the space.
+        TrainConfig accepts them for each point of the present space. It may refuse them if the trial is older.
 
         Args:
             sampled: the trial's sampled values.
             seed: seed of its training.
-            epochs: length of a shorter training; settings in epochs shrink in proportion. Default: the study's epochs.
+            epochs: length of a shorter training. ``warmup_epochs`` and ``augment_from_epoch`` shrink in proportion.
+                Default: the study's epochs.
         """
         values: dict[str, object] = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
@@ -355,7 +367,7 @@ class StudySpec(FrozenModel):
         return validate(TrainConfig, self.values_for(sampled, seed), "candidate")
 
     def final_config_for(self, sampled: Mapping[str, object], seed: int) -> TrainConfig:
-        """The same candidate as it is trained for an export."""
+        """The candidate of ``config_for`` with the changes of [final]."""
         final, config = self.final, self.config_for(sampled, seed)
         changes = {name: getattr(final, name) for name in ("epochs", "ema", "distill")}
         chosen = {name: value for name, value in changes.items() if value is not None}
@@ -364,8 +376,7 @@ class StudySpec(FrozenModel):
         return validate(TrainConfig, config.model_dump() | chosen, "final")
 
     def finetune_config(self, config: TrainConfig) -> TrainConfig:
-        """The config of [final] finetune, which trains on the validation split after the config of
-        ``final_config_for``."""
+        """The config of [final.finetune], the last training. ``config`` is that of the training before it."""
         assert self.final.finetune is not None
         kept = {"batch_size", "weight_decay", "momentum", "label_smoothing", "loss", "clip", "agc", "precision", "seed"}
         kept |= {"focal_gamma", "class_weights", "class_sampling", "logit_adjustment"}
@@ -381,7 +392,7 @@ def fits(size: ModelSize, limit: Limit) -> bool:
 
 
 def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
-    """Excess over each limit; zero or less is feasible (Optuna's convention for constraints)."""
+    """Excess over each limit; with zero or less it is kept (Optuna's convention for constraints)."""
     limits = {"params": limit.params, "macs": limit.macs}
     return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
 

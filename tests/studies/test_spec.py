@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import shlex
+import textwrap
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,12 +16,15 @@ from pydantic import BaseModel
 
 import studies
 from studies import Confirm, Final, Finetune, Limit, Range, Search, StudySpec
-from studies.axes import SAMPLED, TABLES, annotation_of
+from studies.axes import SAMPLED, TABLES, TOGETHER, annotation_of
 from trainer.config import DataConfig, Distill, TrainConfig
 from trainer.errors import ConfigError
 from trainer.values import validate
 
 LR = {"low": 1e-4, "high": 1e-2, "log": True}
+
+RULES = "_settings_fit_together"
+"""Name of the method of TrainConfig with the rules that combine settings."""
 
 
 def study(**values: Any) -> StudySpec:
@@ -106,7 +112,7 @@ def test_a_search_without_any_budget_is_refused() -> None:
         ),
         (
             {"width_mult": {"low": 0.5}},
-            "space.width_mult: high is missing, and [limit] has no limit that could give it; give one of the two",
+            "space.width_mult: high is missing, and [limit] is empty; give high, or a limit from which it follows",
         ),
         (
             {"width_mult": [0.5, 1.0]},
@@ -200,6 +206,30 @@ def test_an_axis_that_cannot_be_sampled_says_why(space: Any, line: str) -> None:
 )
 def test_a_space_with_candidates_that_could_not_be_trained_is_refused(space: dict[str, Any], line: str) -> None:
     assert problems(space=space) == [line]
+
+
+def test_a_space_of_sam_is_refused_beside_fp16_as_fixed_sam_is() -> None:
+    space, line = {"sam.rho": {"low": 0.01, "high": 0.2}}, 'precision = "fp16" does not go with sam: an overflow would'
+    (sampled,) = problems(train={"precision": "fp16"}, space=space)
+    (fixed,) = problems(train={"precision": "fp16", "sam": {}})
+    assert (sampled.startswith(f"space.sam.rho: {line}"), fixed.startswith(f"train: {line}")) == (True, True)
+    assert study(train={"precision": "bf16"}, space=space).space
+
+
+def test_each_rule_of_a_recipe_is_checked_for_whole_spaces() -> None:
+    source = textwrap.dedent(inspect.getsource(TrainConfig.__pydantic_decorators__.model_validators[RULES].func))
+    (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
+    rules, read = 0, set[str]()
+    for statement in function.body:
+        # a rule is a statement that raises, with the assignments before it
+        of_self = [one for one in ast.walk(statement) if isinstance(one, ast.Attribute)]
+        read |= {one.attr for one in of_self if isinstance(one.value, ast.Name) and one.value.id == "self"}
+        if any(isinstance(one, ast.Raise) for one in ast.walk(statement)):
+            sampled = {key for key in SAMPLED if key.partition(".")[0] in read}
+            assert any(sampled <= set(keys) for keys in TOGETHER), f"list {sampled} in studies.axes.TOGETHER"
+            rules, read = rules + bool(sampled), set()
+    assert rules >= len(TOGETHER)
 
 
 def test_what_corrects_uneven_classes_can_be_searched_and_is_kept_in_the_last_stage() -> None:
@@ -303,7 +333,10 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"search": {"trials": 0}}, "search.trials = 0: input should be greater than or equal to 1"),
         ({"search": {"trainings": 0}}, "search.trainings = 0: input should be greater than 0"),
         ({"search": {"pruner": "asha"}}, "search.pruner = 'asha': input should be 'promote', 'successive_halving',"),
-        ({"search": {"min_epochs": 60}}, "search.min_epochs: 60 exceeds train.epochs = 50"),
+        (
+            {"search": {"min_epochs": 60}},
+            "search.min_epochs: 60 exceeds train.epochs = 50; lower min_epochs, or raise train",
+        ),
         ({"train": {"epochs": 2, "warmup_epochs": 2}}, "train: warmup_epochs = 2 must be less than epochs = 2"),
         ({"confirm": {"top": -1}}, "confirm.top = -1: input should be greater than or equal to 0"),
         ({"confirm": {"seed": 3}}, "confirm.seed: unknown key; did you mean seeds?"),
@@ -323,7 +356,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"final": {"ensemble": True}}, "final.ensemble: True is not a number of models; write 1 or more"),
         (
             {"final": {"ensemble": {"of": 4, "keep": 4}}},
-            "final.ensemble: keep = 4 must be less than of = 4; for all of",
+            "final.ensemble: keep = 4 must be less than of = 4; for all, write ensemble = 4",
         ),
         (
             {"final": {"ensemble": {"of": 1, "keps": 1}}},
@@ -389,7 +422,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ),
         (
             {"train": {"schedule": "plateau"}, "final": {"fit_on": "train+val"}},
-            "final.fit_on: train+val leaves no validation loss for train.schedule = plateau; use train, or",
+            'final.fit_on: "train+val" leaves no validation loss for the schedule "plateau"; use fit_on = "train", or',
         ),
         ({"data": 3}, "data = 3: input should be a valid dictionary or instance of DataConfig"),
     ],
