@@ -1,7 +1,6 @@
 """Study files, and their content as validated values. Does not import Optuna.
 
-spec       StudySpec: a whole study file, and the values that follow from it; the tables [limit], [search], [faults]
-           and [confirm]. ([train] and [data] are in trainer)
+spec       StudySpec: a whole study file, and the values that follow from it; [limit], [search], [faults], [confirm]
 axes       the settings that [space] may sample; the checks of their ranges and choices, and of known recipes
 objective  the value by which candidates are compared
 final      [final]: the training for an export, and the names of the formats

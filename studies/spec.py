@@ -113,7 +113,7 @@ class Search(FrozenModel):
     @model_validator(mode="after")
     def _has_a_budget(self) -> Self:
         if self.trainings is None and self.trials is None:
-            raise ValueError("there is no budget; name trainings, trials or both")
+            raise ValueError("no budget: name trainings, or trials, or both")
         return self
 
 
