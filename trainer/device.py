@@ -61,7 +61,7 @@ to start. The number was not measured on a machine with a GPU."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out, on the host or on a GPU. Only the text of some errors tells it."""
+    """Whether an error means that memory ran out, on the host or on a GPU. Some errors tell it only by their text."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 

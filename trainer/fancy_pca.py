@@ -20,8 +20,7 @@ class FancyPca:
     """A colour shift, drawn once. Channels are red, green and blue, from 0 to 1."""
 
     axes: tuple[tuple[float, ...], ...]
-    """The principal axes of the pixels, by falling variance. The largest number of an axis, apart from signs, is made
-    positive."""
+    """The principal axes of the pixels, by falling variance. Of each axis, the number farthest from 0 is positive."""
     variances: tuple[float, ...]
     """Variance of the pixels along each axis."""
     draws: tuple[float, ...]

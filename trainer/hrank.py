@@ -157,7 +157,7 @@ def ranks_at(layer: str, config: TrainConfig, weights: State, data: Dataset, dev
 
 
 def drawn_again(config: TrainConfig, shape: Shape, weights: State, layer: str, filters: list[int]) -> State:
-    """The weights, with random values by the candidate's seed for some filters of a convolution.
+    """The weights, with new random values for some filters of a convolution. The candidate's seed decides the values.
 
     Only the convolution's own tensors change: the normalisation after it adapts in the training.
     """

@@ -121,7 +121,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
             elif len(matches) > 1:
                 undecided |= {file.name for file in matches}
                 names = " or ".join(file.name for file in matches[:3])
-                wrong.append(f"{where}: {row.file} may be {names}; write the path, or set data.path to one folder")
+                wrong.append(f"{where}: {row.file} may be {names}; write the path, or set data.path to its folder")
             elif not row.label:
                 unlabelled.append(matches[0])
             else:
