@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import logging
 import math
@@ -43,6 +44,18 @@ STUCK_SECONDS = 5.0
 """Longest time for a process to end by itself after the signal that ends it."""
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """Collect no garbage while a block makes very many objects that stay: each collection would look at all of them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def run_command(command: Callable[..., object]) -> None:

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.paths import Runs
 from search.policy.ladder import PROMOTED_AT
+from search.process import without_gc
 from search.running.allowance import Allowance, allowance_of
 from search.running.assignment import assignment_of
 from search.running.clock import Clock
@@ -117,6 +118,7 @@ class Trials:
             self.progress[progress.trial.number] = progress
             self.orphans.appendleft(progress.trial.number)
 
+    @without_gc()
     def adopt(self) -> list[str]:
         """Take over the trials that the last launch left. Finished trials count; RUNNING trials are paused, or orphans.
 
@@ -148,8 +150,7 @@ class Trials:
             if frozen.state == TrialState.RUNNING:
                 self._resume(frozen)
         others = other_versions(self.study)
-        unfinished = (*self.progress.values(), *self.rungs.paused.values())
-        for progress in unfinished if others else ():
+        for progress in (*self.progress.values(), *self.rungs.paused.values()) if others else ():
             progress.trial.set_user_attr("warning", f"begun with other versions: {others}")
         store_versions(self.study)
         notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
@@ -296,9 +297,8 @@ class Trials:
                 self.marks.mark_ended(self.study, frozen)
             self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
-        state, value = ending.state.name, frozen.value
-        why, kind = ending.reason, ending.failure
-        self.journal.append(events.Tell(trial=number, state=state, value=value, reason=why, failure=kind))
+        state, why, kind = ending.state.name, ending.reason, ending.failure
+        self.journal.append(events.Tell(trial=number, state=state, value=frozen.value, reason=why, failure=kind))
         if not progress.is_repeat:
             self.rungs.end(number, ending.value, diverged=ending.failure == "diverged")
         del self.progress[number]

@@ -4,7 +4,7 @@ storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
 postgres      connections to a Postgres server, with a time limit for every answer
 readonly      connections that can only read, for the dashboard and the page
 memory        the trials of a study in memory, written through: for the process that owns it
-statements    the statements that write trials
+statements    the statements that read and write trials
 study         creates and opens studies: fingerprint, stored spec, uses of the test split
 begun         settings that a study keeps under a later version or study file
 identity      which study a folder belongs to, and whether a study is still the same

@@ -35,15 +35,16 @@ import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from search.errors import FailureKind
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
-from search.study.trial import FAILURE
+from search.study.trial import FAILURE, axis_of
 from trainer.values import Json
 
 StateName = Annotated[str, Field(pattern=f"^({'|'.join(state.name for state in TrialState)})$")]
@@ -98,6 +99,7 @@ class RecordedTrial(_Recorded):
             user_attrs={name: trial.user_attrs[name] for name in REMEMBERED if name in trial.user_attrs},
         )
 
+    @cached_property
     def restored(self) -> FrozenTrial:
         """The trial as Optuna knows it."""
         return create_trial(
@@ -112,7 +114,7 @@ class RecordedTrial(_Recorded):
 
     @model_validator(mode="after")
     def _can_be_restored(self) -> RecordedTrial:
-        self.restored()
+        _ = self.restored  # raises ValueError if it cannot be restored
         return self
 
 
@@ -296,7 +298,7 @@ def axes_of(space: Mapping[str, Mapping[str, Json]]) -> dict[str, BaseDistributi
         ValueError: a value is not an axis.
     """
     try:
-        return {name: json_to_distribution(json.dumps(axis)) for name, axis in space.items()}
+        return {name: axis_of(json.dumps(axis)) for name, axis in space.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an axis: {error}") from None
 

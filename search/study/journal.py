@@ -12,8 +12,9 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import ReplayFailed
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
+from search.process import without_gc
 from search.study.events import (
     TAIL_BYTES,
     Ask,
@@ -58,6 +60,9 @@ PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv
 
 TrialEvent: TypeAlias = Enqueue | Ask | Started | Epoch | Pause | Promote | Tell
 """The lines that can be rebuilt from a trial in the database."""
+
+Step: TypeAlias = tuple[object, ...]
+"""The key of a step, see ``_step``."""
 
 
 def installed_versions() -> dict[str, str]:
@@ -121,7 +126,9 @@ class Journal:
         """Trials whose end is in the journal."""
         self.decided: dict[tuple[int, int | None], bool] = {}
         """(trial, step) -> whether the trial was pruned or paused there, from the lines of earlier launches."""
-        for event in read_journal(path):
+        self._known: list[Event] | None = read_journal(path)
+        """The lines of the journal, until ``begin`` compares them with the database."""
+        for event in self._known:
             self._learn(event)
             if isinstance(event, Epoch) and event.pruned is not None:
                 self.decided[event.trial, event.step] = event.pruned
@@ -138,6 +145,8 @@ class Journal:
             told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
             logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
         self._late.append(event)
+        if self._known is not None:
+            self._known.append(event)
         self._learn(event)
         with contextlib.suppress(OSError), self.path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
@@ -194,7 +203,7 @@ class Journal:
         Returns:
             The differences between database and journal.
         """
-        known = read_journal(self.path)
+        known, self._known = read_journal(self.path) if self._known is None else self._known, None
         since = known[_since_recipe(known) :]
         # Whether this is the first launch after a change of recipe. The trials that begin anew then have fewer epochs
         # in the database than in the journal. These epochs do not count as lost; the launch writes all trials down.
@@ -242,6 +251,7 @@ def cut_torn_line(path: Path) -> bool:
     return True
 
 
+@without_gc()
 def read_journal(path: Path) -> list[Event]:
     """The events of a journal. An incomplete last line, which a crash leaves, is left out.
 
@@ -283,27 +293,30 @@ def digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[TrialEvent]:
-    """The lines that a journal should have for a trial in the database."""
+def _steps_of(
+    number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]
+) -> Iterator[tuple[Step, Callable[[], TrialEvent]]]:
+    """The lines that a journal should have for a trial in the database: the key of each as from ``_step``, and a
+    function that makes the line. A large study has few lines that must be made."""
     recipe = trial.system_attrs.get(QUEUED)
     if isinstance(recipe, dict):
-        yield Enqueue(params=recipe, repeats=trial.user_attrs.get(REPEATS))
+        queued = partial(Enqueue, params=recipe, repeats=trial.user_attrs.get(REPEATS))
+        yield _step(queued()), queued
     if trial.state == TrialState.WAITING:
         return
     if trial.params.keys() == space.keys():
-        yield Ask(trial=number, params=trial.params)
-    if trial.constraints:
-        yield Started(trial=number, constraints=trial.constraints)
+        yield ("ask", number, *sorted(trial.params)), partial(Ask, trial=number, params=trial.params)
+    if constraints := trial.constraints:
+        yield ("started", number), partial(Started, trial=number, constraints=constraints)
     for step, value in sorted(trial.intermediate_values.items()):
-        yield Epoch(trial=number, step=step, value=value, pruned=None)
+        yield ("epoch", number, step), partial(Epoch, trial=number, step=step, value=value, pruned=None)
     if (paused_at := trial.user_attrs.get(PAUSED_AT)) is not None:
-        yield Pause(trial=number, step=paused_at)
+        yield ("pause", number, paused_at), partial(Pause, trial=number, step=paused_at)
         if trial.user_attrs.get(PROMOTED_AT) == paused_at:
-            yield Promote(trial=number, step=paused_at, at_least=None)
+            yield ("promote", number, paused_at), partial(Promote, trial=number, step=paused_at, at_least=None)
     if trial.state.is_finished():
-        reason = trial.user_attrs.get("reason", "")
-        state, failure = trial.state.name, failure_of(trial)
-        yield Tell(trial=number, state=state, value=trial.value, reason=reason, failure=failure)
+        how = {"state": trial.state.name, "reason": trial.user_attrs.get("reason", ""), "failure": failure_of(trial)}
+        yield ("tell", number), partial(Tell, trial=number, value=trial.value, **how)
 
 
 def _missing(
@@ -313,14 +326,14 @@ def _missing(
     there = Counter(map(_step, known))
     for line in known:
         for number, recorded in enumerate(line.history or [] if isinstance(line, Launch) else []):
-            there.update(map(_step, _lines_of(number, recorded.restored(), space)))
+            there.update(step for step, _ in _steps_of(number, recorded.restored, space))
     missing = []
     for trial in trials:
-        for event in _lines_of(trial.number, trial, space):
-            if not there[_step(event)]:
-                missing.append(event)
-            elif isinstance(event, Enqueue):
-                there[_step(event)] -= 1  # the same values may be queued twice
+        for step, line_of_step in _steps_of(trial.number, trial, space):
+            if not there[step]:
+                missing.append(line_of_step())
+            elif step[0] == "enqueue":
+                there[step] -= 1  # the same values may be queued twice
     return missing
 
 
@@ -367,7 +380,7 @@ def _since_recipe(events: Sequence[Event]) -> int:
     return max((index + 1 for index, event in enumerate(events) if isinstance(event, Recipe)), default=0)
 
 
-def _step(event: Event) -> tuple[object, ...]:
+def _step(event: Event) -> Step:
     """Key that distinguishes the step of a line from all others."""
     match event:
         case Enqueue():

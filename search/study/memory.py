@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 
 from search.study.statements import Row, Statements
 from search.study.storage import backend_of
+from search.study.trial import axis_of
 
 
 class RememberingStorage(_CachedStorage):
@@ -184,7 +185,7 @@ class RememberingStorage(_CachedStorage):
             if param_name in trial.params:  # Optuna silently keeps the old value
                 self.forget(trial_id)
                 return
-            kept = json_to_distribution(axis)
+            kept = axis_of(axis)
             trial.distributions[param_name] = kept
             trial.params[param_name] = kept.to_external_repr(float(param_value_internal))
 
@@ -282,7 +283,7 @@ class RememberingStorage(_CachedStorage):
     def _read(self, ids: set[int]) -> None:
         """Read these trials, and all trials that are newer than those read before."""
         self._whole = False
-        trials = self._backend._get_trials(self._study_id, None, ids, self._read_up_to)
+        trials = self._statements.read(ids, self._read_up_to)
         self._add_trials_to_cache(self._study_id, trials)
         self._read_up_to = max([self._read_up_to, *(trial._trial_id for trial in trials)])
         self._stale, self._whole = self._stale - ids, True

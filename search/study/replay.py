@@ -281,7 +281,7 @@ class _Played:
         if played is None or launch.history is not None:
             played = cls(spec, pruner)
             played.closed = before.closed if before else set()
-            played.study.add_trials([trial.restored() for trial in launch.history or ()])
+            played.study.add_trials([trial.restored for trial in launch.history or ()])
             trials = played.study.get_trials(deepcopy=False)
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             played.trials = {trial.number: Trial(played.study, trial._trial_id) for trial in running}

@@ -134,16 +134,19 @@ def resume_trial(
     The sampler is seeded by the trial's number. If a setting was stored before a kill, it is drawn a second time and
     the second value is discarded, so that the settings after it get the same random numbers.
     """
-    # A trial that has all its settings needs no sampler, and some samplers are slow.
-    whole = frozen.params.keys() >= space.keys()
-    study.sampler = RandomSampler() if whole else build_sampler(spec, frozen.number)
-    trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
+    if frozen.params.keys() >= space.keys():  # it needs no sampler, and some samplers are slow
+        for name, distribution in space.items():
+            check_distribution_compatibility(frozen.distributions[name], distribution)
+        study.sampler = RandomSampler()
+        return Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
+    study.sampler = build_sampler(spec, frozen.number)
+    trial = Trial(study, frozen._trial_id)
     stored = dict(frozen.params)
     with one_transaction(study):
         for name, distribution in space.items():
             # ``drawn``: the value was drawn together with others, or queued, so it needs no random number of its own.
             drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
-            if not whole and name in stored and not drawn and not distribution.single():
+            if name in stored and not drawn and not distribution.single():
                 study.sampler.sample_independent(study, frozen, name, distribution)
             trial._suggest(name, distribution)
     return trial

@@ -1,12 +1,14 @@
-"""The statements with which the owner of a study writes trials. Optuna's own way, through SQLAlchemy's objects, takes
-several times the CPU time.
+"""The statements with which the owner of a study reads and writes trials. Optuna's own way, through SQLAlchemy's
+objects, takes several times the CPU time.
 
 Each method is one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -15,10 +17,11 @@ from typing import Any, TypeAlias
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, Insert, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.study.storage import version_of
+from search.study.trial import axis_of
 
 Row: TypeAlias = tuple[type[Any], dict[str, Any]]
 """A table, and a row of it."""
@@ -31,6 +34,9 @@ _KEYS: dict[type[Any], tuple[str, str]] = {
     models.TrialValueModel: ("trial_id", "objective"),
 }
 """Table of values or attributes of trials -> the columns of its key."""
+
+MOST_IDS = 1000
+"""Largest number of ids in a statement; SQLite allows about 32,000."""
 
 
 class Statements:
@@ -46,7 +52,9 @@ class Statements:
         self._upserts = {model: _upsert(model, engine.dialect.name) for model in _KEYS}
         trial = models.TrialModel.__table__.c
         of_study, this = trial.study_id == study_id, trial.trial_id == bindparam("this")
-        self._study = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id).with_for_update()
+        self._of_study = of_study
+        self._exists = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id)
+        self._study = self._exists.with_for_update()
         self._state = select(trial.state).where(this)
         self._new = insert(models.TrialModel.__table__).values(
             study_id=study_id, state=TrialState.RUNNING, datetime_start=bindparam("now")
@@ -72,6 +80,61 @@ class Statements:
             total, waiting, running = connection.execute(self._count, {"first": first}).one()
             connection.info[self] = version
             return total, waiting, running
+
+    def read(self, ids: Collection[int], above: int) -> list[FrozenTrial]:
+        """The trials with these ids, and all with a higher id than ``above``, by id; as Optuna reads them.
+
+        Raises:
+            KeyError: the study does not exist any more.
+        """
+        known, trial = sorted(one for one in ids if one <= above), models.TrialModel.trial_id
+        parts = [trial.in_(known[at : at + MOST_IDS]) for at in range(0, len(known), MOST_IDS)]
+        with self._engine.connect() as connection:
+            if connection.execute(self._exists).one_or_none() is None:
+                raise KeyError(models.NOT_FOUND_MSG)
+            return [one for part in (*parts, trial > above) for one in self._trials(connection, part)]
+
+    def _trials(self, connection: Connection, chosen: ColumnElement[bool]) -> Iterator[FrozenTrial]:
+        """The chosen trials of the study, by id."""
+        trial, chosen = models.TrialModel.__table__.c, self._of_study & chosen
+        columns = (trial.trial_id, trial.number, trial.state, trial.datetime_start, trial.datetime_complete)
+        trials = connection.execute(select(*columns).where(chosen).order_by(trial.trial_id)).all()
+        if not trials:
+            return
+
+        def rows_of(model: type[Any], *names: str) -> dict[int, list[Sequence[Any]]]:
+            """Id of a trial -> its rows of a table, in the order in which they were first stored."""
+            rows: dict[int, list[Sequence[Any]]] = defaultdict(list)
+            table = model.__table__
+            wanted = select(*(table.c[name] for name in names), table.c.trial_id)
+            joined = wanted.join(models.TrialModel.__table__, trial.trial_id == table.c.trial_id)
+            for *row, trial_id in connection.execute(joined.where(chosen).order_by(*table.primary_key)).all():
+                rows[trial_id].append(row)
+            return rows
+
+        reported = models.TrialIntermediateValueModel
+        params = rows_of(models.TrialParamModel, "param_name", "param_value", "distribution_json")
+        ends = rows_of(models.TrialValueModel, "objective", "value", "value_type")
+        user_attrs = rows_of(models.TrialUserAttributeModel, "key", "value_json")
+        system_attrs = rows_of(models.TrialSystemAttributeModel, "key", "value_json")
+        reports = rows_of(reported, "step", "intermediate_value", "intermediate_value_type")
+        value_of, report_of = models.TrialValueModel.stored_repr_to_value, reported.stored_repr_to_intermediate_value
+        for trial_id, number, state, begun, ended in trials:
+            axes = {name: axis_of(axis) for name, _, axis in params[trial_id]}
+            yield FrozenTrial(
+                number=number,
+                state=state,
+                value=None,
+                values=[value_of(value, kind) for _, value, kind in sorted(ends[trial_id], key=itemgetter(0))] or None,
+                datetime_start=begun,
+                datetime_complete=ended,
+                params={name: axes[name].to_external_repr(value) for name, value, _ in params[trial_id]},
+                distributions=axes,
+                user_attrs={key: json.loads(value) for key, value in user_attrs[trial_id]},
+                system_attrs={key: json.loads(value) for key, value in system_attrs[trial_id]},
+                intermediate_values={step: report_of(value, kind) for step, value, kind in reports[trial_id]},
+                trial_id=trial_id,
+            )
 
     def store(self, rows: Sequence[Row]) -> None:
         """Store rows of unfinished trials; rows with the same key are replaced.

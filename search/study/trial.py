@@ -8,8 +8,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
@@ -185,6 +192,12 @@ def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     """The axes of the latest trial's sampled settings; empty before the first trial."""
     latest = max((trial for trial in trials if trial.distributions), key=lambda trial: trial.number, default=None)
     return {} if latest is None else dict(latest.distributions)
+
+
+@lru_cache(maxsize=1024)
+def axis_of(stored: str) -> BaseDistribution:
+    """An axis as Optuna stores it, read once: all trials share the object, and nothing changes it."""
+    return json_to_distribution(stored)
 
 
 def position(axis: BaseDistribution, value: Value | None) -> float:

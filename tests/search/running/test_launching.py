@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -24,7 +25,7 @@ from search.errors import HeldError
 from search.paths import Runs
 from search.plan.prepare import checkpoint_bytes, room_needed
 from search.plan.space import find_bounds
-from search.process import STOP_SIGNALS
+from search.process import STOP_SIGNALS, without_gc
 from search.running.coordinator import Coordinator
 from search.running.launch import _signals_to, file_warnings, launch
 from search.running.trials import Trials
@@ -142,3 +143,18 @@ def test_pictures_in_two_splits_and_files_left_out_are_a_line_each_at_launch() -
         "exact duplicates across splits: 2, the first: a.png = b.png; search check lists them",
     ]
     assert list(file_warnings(cast(Dataset, SimpleNamespace(bad_files=(), duplicates=())))) == []
+
+
+def test_garbage_is_collected_again_after_a_large_study_was_read_and_after_an_error() -> None:
+    @without_gc()
+    def read(error: Exception | None = None) -> bool:
+        with without_gc():
+            if error is not None:
+                raise error
+        return gc.isenabled()
+
+    assert not read()
+    assert gc.isenabled()
+    with pytest.raises(ConfigError):
+        read(ConfigError("while it was read"))
+    assert gc.isenabled()

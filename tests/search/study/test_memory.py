@@ -27,9 +27,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import event
 
+from search.study import statements
 from search.study.marks import BEFORE, FOREIGN_REASON, Marks, with_marks
 from search.study.memory import RememberingStorage, is_new, looking_once, one_transaction, read_anew
 from search.study.sampling import begin_anew, reset_foreign, set_attributes, undo_prune_query
+from search.study.statements import Statements
 from search.study.storage import backend_of, open_storage, parse_url
 from search.study.study import UUID, find_study, open_study
 from studies import StudySpec
@@ -94,6 +96,13 @@ def facts(trial: FrozenTrial) -> dict[str, Any]:
         "system_attrs": dict(trial.system_attrs),
         "constraints": trial.constraints,
         "reports": repr(sorted(trial.intermediate_values.items())),
+    }
+
+
+def everything(trial: FrozenTrial) -> dict[str, str]:
+    """All that Optuna's object holds; NaN equals itself here, and 1 is not True."""
+    return {
+        name: repr(sorted(value.items()) if isinstance(value, dict) else value) for name, value in vars(trial).items()
     }
 
 
@@ -270,6 +279,36 @@ class Operations(RuleBasedStateMachine):
     def no_write_changes_what_somebody_holds(self) -> None:
         for trial, before in self.held:
             assert facts(trial) == before
+
+
+def test_trials_are_read_as_optuna_reads_them(searched: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"lr": 0.1 / 3, "layers": 3, "kind": None}
+    attributes = {"z": {"x": [1, None, float("nan")]}, "a": "\u00e4\ud83d\ude00", "": 1e300}
+    reports = {9: float("nan"), 2: float("inf"), 3: float("-inf"), 1: 1 / 3}
+    backend, states = backend_of(searched), [*TrialState]
+    elsewhere = optuna.create_study(study_name=next(NAMES), storage=backend)
+    for number in range(2 * len(states)):
+        state = states[number % len(states)]
+        value = [0.1, float("inf"), float("-inf")][number % 3] if state == TrialState.COMPLETE else None
+        whole: dict[str, Any] = {"params": params, "distributions": SPACE} if number % 4 else {}
+        whole |= {"intermediate_values": reports} if number % 3 else {}
+        made = create_trial(state=state, value=value, user_attrs=attributes, system_attrs=attributes, **whole)
+        searched.add_trial(made)
+        elsewhere.add_trial(made)
+    searched.ask(SPACE).set_user_attr("a", 1)
+    expected = backend._get_trials(searched._study_id, None, set(), -1)
+    ids = [trial._trial_id for trial in expected]
+    monkeypatch.setattr(statements, "MOST_IDS", 2)
+    read = Statements(backend.engine, searched._study_id).read
+    cases = [((), -1), (ids, ids[-1]), (ids[1:6], ids[-2]), (ids[::-1], ids[3]), ((), ids[-1])]
+    for known, above in cases:
+        wanted = [trial for trial in expected if trial._trial_id in known or trial._trial_id > above]
+        assert [everything(trial) for trial in read(known, above)] == [everything(trial) for trial in wanted]
+    axes = {id(trial.distributions["lr"]) for trial in read((), -1) if trial.distributions}
+    assert len(axes) == 1, "trials share their axes"
+    optuna.delete_study(study_name=searched.study_name, storage=backend)
+    with pytest.raises(KeyError):
+        read((), -1)
 
 
 @pytest.mark.slow
