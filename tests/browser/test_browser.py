@@ -145,6 +145,7 @@ def test_a_running_search_is_seen_and_a_new_trial_appears(watched: Watched, page
     assert watched.process.poll() is None, "the search must still be running"
 
 
+@pytest.mark.slow
 def test_the_note_and_the_figures_are_there_while_it_is_searched(watched: Watched, page: Page) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(watched.detail()["plotly_graph_objects"]) < 3:  # half a minute after its launch, where nothing else runs

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-from scripted import Bench
+from scripted import Bench, without_sync
 from shown import Search, begin_search
 from sqlalchemy import URL
 
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from studies import StudySpec
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Files of this process need not be on the disk when they are written: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture
@@ -67,4 +76,4 @@ def url(tmp_path: Path) -> URL:
 @pytest.fixture
 def study(spec: StudySpec, url: URL) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return open_study(spec, open_storage(url, create=True), "0" * 64)
+    return open_study(spec, without_sync(open_storage(url, create=True)), "0" * 64)

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exports import write_whole_export
+from fast import slow_after
 from lines import events_of
 from moments import moment
 from PIL import Image
@@ -270,7 +271,13 @@ def count_answers(kind: Kind, number: int) -> Counter[str]:
     return answers
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    slow_after(
+        len(KINDS) - 3,
+        sorted(KINDS, key=lambda name: name.endswith("by compare") and name != "metrics.json by compare"),
+    ),
+)
 def test_an_altered_file_is_never_a_traceback_and_never_used_in_silence(
     name: str, searched: Path, tmp_path: Path
 ) -> None:

@@ -40,20 +40,40 @@ def test_help_starts_the_installed_command() -> None:
     assert "75 interrupted" in answer.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in sorted(COMMANDS))], ids=lambda words: " ".join(words))
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    look = (
-        "import sys; from search.cli import app; from search.process import run_command\n"
-        f"sys.argv = ['search', *{arguments!r}, '--help']\n"
-        "try: run_command(app)\n"
-        "except SystemExit as end: code = end.code\n"
-        "heavy = [name for name in %r if name in sys.modules]\n"
-        "print(repr((code, heavy)), file=sys.stderr)"
-    )
-    heavy = HEAVY if arguments else (*HEAVY, "pydantic")  # typer itself reads a command's arguments with it
-    answer = subprocess.run([sys.executable, "-c", look % (heavy,)], capture_output=True, text=True, check=True)
-    assert answer.stderr.strip() == "(0, [])"
-    assert "Usage: search" in answer.stdout
+ASKED: list[list[str]] = [[], *([name] for name in sorted(COMMANDS))]
+
+LOOK = """
+import contextlib, io, json, sys
+from search.cli import app
+from search.process import run_command
+
+for words, heavy in json.loads(sys.argv[1]):
+    sys.argv = ["search", *words, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            run_command(app)
+        except SystemExit as end:
+            code = end.code
+    imported = [name for name in heavy if sys.modules.pop(name, None)]
+    print(json.dumps([code, imported, out.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def helps() -> list[list[Any]]:
+    """What one process tells of each help: its exit code, what it was the first to import, and the text."""
+    heavy = [[words, HEAVY if words else (*HEAVY, "pydantic")] for words in ASKED]  # typer reads arguments with it
+    command = [sys.executable, "-c", LOOK, json.dumps(heavy)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stderr == ""
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("arguments", ASKED, ids=lambda words: " ".join(words))
+def test_help_imports_nothing_heavy(arguments: list[str], helps: list[list[Any]]) -> None:
+    code, heavy, text = helps[ASKED.index(arguments)]
+    assert (code, heavy) == (0, [])
+    assert "Usage: search" in text
 
 
 @pytest.mark.parametrize(("end", "code"), [("", 0), ("sys.exit()", 0), ("sys.exit(75)", 75)])

@@ -38,7 +38,8 @@ LIMIT = ("limit", "resnet10t", "--classes", "3", "--image-size", "16", "--max-pa
 
 @pytest.mark.parametrize(
     "words",
-    [(*LIMIT, "--json"), pytest.param(LIMIT, marks=pytest.mark.slow), ("studies",), ("--version",), ("--help",)],
+    [pytest.param(words, marks=pytest.mark.slow) for words in ((*LIMIT, "--json"), LIMIT)]
+    + [("studies",), ("--version",), ("--help",)],
     ids=lambda words: " ".join(words[::6]),
 )
 def test_a_full_disk_of_the_output_is_exit_11(words: tuple[str, ...], tmp_path: Path) -> None:

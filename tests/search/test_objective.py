@@ -14,6 +14,7 @@ from typing import Any, get_args
 import optuna
 import pytest
 from exports import recorded
+from fast import slow_after
 from optuna.trial import TrialState
 from rich.console import Console
 from scripted import Bench, ScriptedPool, result, spec_of, started
@@ -137,7 +138,7 @@ def test_rungs_promotions_and_the_best_follow_it_as_they_follow_accuracy(
     assert any(f"; best {words_of(best.value or 0.0, objective)} (trial {best.number})" in line for line in bench.notes)
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+@pytest.mark.parametrize("pruner", slow_after(1, ["hyperband", "median"]))
 def test_optunas_pruners_keep_the_best_of_negative_values(bench: Bench, pruner: str) -> None:
     made = spec("loss", pruner=pruner, sampler="model", startup_trials=3, trials=12)
     coordinator = bench.coordinator(ScriptedPool(Trains("loss")), made)
@@ -286,7 +287,7 @@ def test_numbers_in_words() -> None:
     assert value_of(as_told("loss", 1, 0.9, 3), "loss") == pytest.approx(-0.5)
 
 
-@pytest.mark.parametrize("objective", OTHERS)
+@pytest.mark.parametrize("objective", slow_after(1, OTHERS))
 def test_a_real_search_and_its_confirmation_by_it(
     bench: Bench, digits: Dataset, cpu: Device, monkeypatch: pytest.MonkeyPatch, objective: Objective
 ) -> None:

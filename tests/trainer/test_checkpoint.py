@@ -223,7 +223,6 @@ except Exception as error:
 def test_too_little_memory_to_load_one_leaves_both_where_they_are(path: Path, megabytes: int, error: str) -> None:
     """There is memory to read the file and not to unpack it; then not for its tensors, as torch says it."""
     save_checkpoint(path, fat(200))
-    save_checkpoint(path, fat(200))
     command = [sys.executable, "-c", LOAD_WITH_LITTLE_MEMORY, str(path), str(megabytes << 20)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{error} True\n"

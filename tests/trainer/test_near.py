@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fast import slow_after
 from folders import make_folder, prepare, unzipped
 from PIL import Image, ImageFilter
 
@@ -75,7 +76,7 @@ def test_gray_pictures_are_compared_too(tmp_path: Path) -> None:
     assert (pair.first, pair.second, pair.splits) == ("val/cat/copy.png", "train/cat/3.png", ("val", "train"))
 
 
-@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("copy", [*slow_after(1, COPIES.values())[:-1], *list(COPIES.values())[-1:]], ids=COPIES)
 def test_copies_of_real_photos_are_found(tmp_path: Path, copy: Callable[[Image.Image], Image.Image]) -> None:
     root = unzipped("flowers5_varied_mini", tmp_path)
     originals = sorted((root / "train").glob("*/*.jpg"))[::16]

@@ -86,6 +86,7 @@ def interrupted_after_one_epoch(config: TrainConfig, data: Dataset, device: Devi
     assert len(at(path).history) == 1
 
 
+@pytest.mark.slow
 def test_resumed_in_a_fresh_process_with_other_threads_it_ends_in_the_same_bits(
     digits: Dataset, digits_config: DataConfig, cpu: Device, tmp_path: Path, straight: dict[str, Checkpoint]
 ) -> None:
@@ -128,7 +129,7 @@ for result in fit(TrainConfig.model_validate(asked["config"]), data, open_device
 
 
 def test_kill_9_in_the_middle_of_an_epoch_loses_only_that_epoch(
-    digits: Dataset, digits_config: DataConfig, cpu: Device, tmp_path: Path, straight: dict[str, Checkpoint]
+    digits: Dataset, digits_config: DataConfig, tmp_path: Path, straight: dict[str, Checkpoint]
 ) -> None:
     path = tmp_path / "trial.ckpt"
     asked = {
@@ -140,7 +141,8 @@ def test_kill_9_in_the_middle_of_an_epoch_loses_only_that_epoch(
     done = python(KILLED, asked)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "1\n"), done.stderr
     assert len(at(path).history) == 1
-    assert len(list(fit(FULL, digits, cpu, checkpoint=path))) == 3
+    assert len(list(fit(FULL, digits, open_device("cpu", 2), checkpoint=path))) == 3
+    assert torch.get_num_threads() == 1, "the thread count is the checkpoint's, not the device's"
     assert_same_training(at(path), straight["adamw"])
 
 

@@ -94,6 +94,7 @@ def test_the_calibration_error_is_the_one_of_its_definition() -> None:
     assert calibration_error(np.ones(4), np.array([True, True, True, False])) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     """40 draws of 300 pictures; the truth is of 200,000. Of 40 intervals of 95 %, 32 hold it in 999 of 1,000 cases."""
     logits, labels = drawn(200_000)

@@ -268,6 +268,7 @@ def test_each_of_a_few_models_is_timed_and_the_plan_is_that_of_the_slowest(runs:
     assert "at most about" in text
 
 
+@pytest.mark.slow
 def test_of_many_models_only_the_one_with_the_most_multiply_adds_is_timed(runs: Runs) -> None:
     models = ["wrn-10-1", "resnet10t", "wrn-16-2", "wrn-10-2", "rexnet_100"]
     assert len(models) > MOST_TIMED

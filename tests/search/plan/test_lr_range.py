@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fast import slow_after
 from inside import run_inside
 from tiny import tiny_study
 
@@ -57,11 +58,14 @@ def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
 
 @pytest.mark.parametrize(
     ("known", "model", "growth", "width"),
-    [
-        ([{"model": "rexnet_100", "growth": 2.5, "width_mult": 0.08}], "rexnet_100", 2.0, 0.08),
-        ([{"model": "resnet10t", "growth": 1.5}], "resnet10t", 1.5, None),
-        ([], "resnet10t", 2.0, None),
-    ],
+    slow_after(
+        1,
+        [
+            ([{"model": "rexnet_100", "growth": 2.5, "width_mult": 0.08}], "rexnet_100", 2.0, 0.08),
+            ([{"model": "resnet10t", "growth": 1.5}], "resnet10t", 1.5, None),
+            ([], "resnet10t", 2.0, None),
+        ],
+    ),
 )
 def test_what_is_trained_is_a_candidate_that_the_search_could_have(
     tmp_path: Path,

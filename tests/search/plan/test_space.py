@@ -62,7 +62,7 @@ def fits(spec: StudySpec, config: TrainConfig) -> bool:
 @pytest.mark.parametrize(
     ("models", "limit", "draws"),
     [
-        (["rexnet_100", "resnet10t"], {"params": 400_000}, 4),
+        pytest.param(["rexnet_100", "resnet10t"], {"params": 400_000}, 4, marks=pytest.mark.slow),
         (["rexnet_100", "rexnetr_100"], {"params": 400_000, "macs": 3_000_000}, 20),
     ],
 )
@@ -155,6 +155,7 @@ def test_a_corner_that_does_not_fit_names_the_largest_values_that_would() -> Non
     assert [fits(spec, config) for config in narrowest] == [True, False]
 
 
+@pytest.mark.slow
 def test_the_largest_values_are_those_of_the_model_of_the_space() -> None:
     spec = study(space={"model": ["resnet10t"], "growth": {"low": 1.0, "high": 2.5}}, known=[])
     with pytest.raises(LimitError) as caught:

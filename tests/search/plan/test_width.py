@@ -88,6 +88,7 @@ def test_the_contests_limit_has_the_contests_answer() -> None:
     assert (answer.next.width_mult, answer.next.params) == (1.12452, 5_001_941)
 
 
+@pytest.mark.slow
 def test_where_a_resnet_gets_smaller_as_it_widens_no_width_below_the_answer_is_over() -> None:
     # The first stage of a resnet14t loses a projection at 16 channels: from 0.24122 on it has 507,420 parameters,
     # from 0.24219 on 504,559, from 0.24317 on 509,096.
@@ -112,6 +113,7 @@ def test_the_dip_of_a_family_is_where_its_first_stage_meets_its_stem(model: str,
     assert dip(TrainConfig(model=model)) == at
 
 
+@pytest.mark.slow
 def test_the_stem_is_part_of_the_question(tmp_path: Path) -> None:
     memory, limit = tmp_path / "widths.json", Limit(macs=20_000_000)
     own, cifar = (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from fast import slow_after
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner, _filter_study
 from optuna.samplers import RandomSampler, TPESampler
@@ -57,7 +58,7 @@ def suggested(study: optuna.Study, sampler: TPESampler, trial: Trial) -> tuple[A
 
 
 @pytest.mark.parametrize("brackets", [False, True])
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("direction", slow_after(1, ["maximize", "minimize"]))
 def test_it_suggests_bit_for_bit_what_optunas_suggests(direction: str, brackets: bool) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = HyperbandPruner(min_resource=1, max_resource=9) if brackets else None
@@ -125,7 +126,9 @@ def ended(axes: dict[str, BaseDistribution], draw: random.Random) -> FrozenTrial
     return create_trial(value=value, params=settings, distributions=axes)
 
 
-@pytest.mark.parametrize("settings", [list(WIDE), ["lr", "decay", "dropout", "smoothing"], ["lr"], ["batch", "layers"]])
+@pytest.mark.parametrize(
+    "settings", slow_after(2, [["lr"], ["batch", "layers"], list(WIDE), ["lr", "decay", "dropout", "smoothing"]])
+)
 def test_with_many_trials_too(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna's error function is another one for more than 2,000 numbers."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -261,7 +261,7 @@ class Search(RuleBasedStateMachine):
 
 
 Search.TestCase.settings = settings(
-    max_examples=6,
+    max_examples=3,
     stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

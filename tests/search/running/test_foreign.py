@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+from fast import slow_after
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from scripted import Bench, ScriptedPool, epoch, spec_of, started, states, trains
@@ -51,17 +52,20 @@ def finished(value: float = 0.99, **more: Any) -> optuna.trial.FrozenTrial:
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [
-        ({"lr": 7.0}, "lr = 7.0 is not among numbers 0.0001 to 0.1, log"),
-        ({"lr": -1}, "lr = -1 is not among"),
-        ({"lr": float("nan")}, "lr = nan is not among"),
-        ({"lr": float("inf")}, "lr = inf is not among"),
-        ({"lr": "0.01"}, "lr = '0.01' is not among"),
-        ({"lr": None}, "lr = None is not among"),
-        ({"lr": True}, "lr = True is not among"),
-        ({"dropout": {"a": 1}}, "dropout = {'a': 1} is not among numbers 0 to 0.5"),
-        ({"learning_rate": 0.01}, "learning_rate is not sampled in this study, which samples lr, dropout"),
-    ],
+    slow_after(
+        4,
+        [
+            ({"lr": 7.0}, "lr = 7.0 is not among numbers 0.0001 to 0.1, log"),
+            ({"lr": -1}, "lr = -1 is not among"),
+            ({"lr": float("nan")}, "lr = nan is not among"),
+            ({"lr": float("inf")}, "lr = inf is not among"),
+            ({"lr": "0.01"}, "lr = '0.01' is not among"),
+            ({"lr": None}, "lr = None is not among"),
+            ({"lr": True}, "lr = True is not among"),
+            ({"dropout": {"a": 1}}, "dropout = {'a': 1} is not among numbers 0 to 0.5"),
+            ({"learning_rate": 0.01}, "learning_rate is not sampled in this study, which samples lr, dropout"),
+        ],
+    ),
 )
 def test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the_search_goes_on(
     bench: Bench, values: dict[str, Any], reason: str
@@ -75,7 +79,7 @@ def test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the
     assert sum(note.startswith("trial 0 fail") for note in bench.warnings) == 1
 
 
-@pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.RUNNING])
+@pytest.mark.parametrize("state", slow_after(1, [TrialState.WAITING, TrialState.RUNNING]))
 @pytest.mark.parametrize(
     "added",
     [
@@ -174,7 +178,7 @@ def test_a_finished_trial_of_another_program_is_named_once_and_never_the_best(be
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "model"])
-@pytest.mark.parametrize("pruner", ["hyperband", "median", "successive_halving"])
+@pytest.mark.parametrize("pruner", slow_after(1, ["hyperband", "median", "successive_halving"]))
 def test_a_foreign_trial_teaches_neither_sampler_nor_pruner(bench: Bench, sampler: str, pruner: str) -> None:
     """GPSampler would raise at each ask, because a foreign trial lacks the constraints."""
     spec = spec_of(trials=5, startup_trials=1, sampler=sampler, pruner=pruner)

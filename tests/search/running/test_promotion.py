@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fast import slow_after
 from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, failed, result, spec_of, started
 from sqlalchemy.exc import OperationalError
@@ -481,7 +482,7 @@ def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench:
 
 @pytest.mark.parametrize(
     ("schedule", "workers", "trainings", "too_late"),
-    [(PARTS, 1, 2.5, 10), (PARTS, 4, 2, 10), (WHOLE, 1, 3, 5), (WHOLE, 3, 3.5, 5), (WHOLE, 4, 4, None)],
+    slow_after(2, [(PARTS, 1, 2.5, 10), (WHOLE, 3, 3.5, 5), (WHOLE, 1, 3, 5), (PARTS, 4, 2, 10), (WHOLE, 4, 4, None)]),
 )
 def test_a_budget_of_compute_is_exceeded_by_less_than_a_training(
     bench: Bench, schedule: str, workers: int, trainings: float, too_late: int | None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from exports import recorded
+from fast import slow_after
 from needed import postgres
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
@@ -140,7 +141,7 @@ def test_the_noise_comes_from_the_pair_and_the_binomial_error(bench: Bench) -> N
     assert "noise of one training" not in card(ExportRecord.model_validate(recorded()))
 
 
-@pytest.mark.parametrize("why", ["budget", "known", "before", "trials"])
+@pytest.mark.parametrize("why", slow_after(1, ["budget", "known", "before", "trials"]))
 def test_a_small_budget_no_recipe_or_a_study_of_before_means_no_repeat(bench: Bench, why: str) -> None:
     settings = spec("constant")
     if why == "budget":
@@ -161,8 +162,8 @@ def test_a_small_budget_no_recipe_or_a_study_of_before_means_no_repeat(bench: Be
     assert replay(read_journal(coordinator.journal.path)).identical
 
 
-@pytest.mark.parametrize("at", ["queued", "asked", "rung", "last"])
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("at", slow_after(1, ["queued", "asked", "rung", "last"]))
+@pytest.mark.parametrize("schedule", slow_after(1, ["constant", "cosine"]))
 def test_a_kill_at_each_moment_of_the_repeat_loses_nothing(
     bench: Bench, schedule: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def test_optunas_pruners_are_not_asked_about_the_repeat(bench: Bench, pruner: st
 
 
 @pytest.mark.postgres
+@pytest.mark.slow
 def test_on_a_postgres_server_too(tmp_path: Path) -> None:
     with postgres() as server:
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")

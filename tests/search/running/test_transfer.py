@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import optuna
 import pytest
+from fast import slow_after
 from needed import postgres
 from optuna.trial import TrialState, create_trial
 from scripted import Bench, ScriptedPool, spec_of, trains
@@ -47,7 +48,9 @@ NUMBERS = (f"n{number}" for number in itertools.count())
 DATA_SIZE = DataSize(classes=10, image_size=16, pictures=1000)
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.slow])]
+)
 def server(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "sqlite":
         yield None
@@ -214,7 +217,7 @@ def test_they_are_queued_after_the_known_ones_once_and_a_replay_is_whole(bench: 
     assert not any(REPEATS in one.user_attrs for one in trials)
 
 
-@pytest.mark.parametrize("killed_at", [0, 1])
+@pytest.mark.parametrize("killed_at", slow_after(1, [0, 1]))
 def test_a_kill_while_they_are_queued_loses_and_doubles_none(
     bench: Bench, url: str, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

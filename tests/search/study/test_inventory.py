@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from fast import slow_after
 from inside import run_inside
 from scripted import Bench, ScriptedPool, spec_of, trains
 
@@ -62,7 +63,7 @@ def test_a_study_keeps_the_name_of_who_began_it(runs: Runs, monkeypatch: pytest.
     assert user_name() not in ("", "ben")
 
 
-@pytest.mark.parametrize("kept", [None, 7, "", ["anna"]])
+@pytest.mark.parametrize("kept", slow_after(1, [None, 7, "", ["anna"]]))
 def test_the_owner_is_unknown_where_none_was_kept(runs: Runs, kept: object) -> None:
     study = search(runs)
     study.set_user_attr(PERSON, kept)
@@ -262,7 +263,8 @@ def test_a_study_whose_settings_this_version_cannot_read_can_be_deleted(folder: 
 
 
 @pytest.mark.parametrize(
-    ("answer", "deleted"), [("y\n", True), ("yes\n", True), ("n\n", False), ("\n", False), ("", False)]
+    ("answer", "deleted"),
+    slow_after(2, [("y\n", True), ("\n", False), ("yes\n", True), ("n\n", False), ("", False)]),
 )
 def test_a_deletion_asks_first_and_names_the_owner(
     folder: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch, answer: str, deleted: bool

@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+from fast import slow_after
 from needed import postgres, required
 from optuna.storages import RDBStorage
 from shown import TOKEN, Search, add_trial, ask, names
@@ -172,7 +173,7 @@ def test_a_taken_port_is_a_sentence_and_announces_nothing() -> None:
     assert announced == []
 
 
-@pytest.mark.parametrize("farewell", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("farewell", slow_after(1, [signal.SIGTERM, signal.SIGINT]))
 def test_the_server_listens_on_loopback_only_and_ends_when_told(search: Search, farewell: signal.Signals) -> None:
     program = (
         "import sys; from functools import partial; from search.watch.dashboard import serve_dashboard;"
@@ -262,6 +263,7 @@ def test_edits_need_a_token_on_this_machine_too(search: Search) -> None:
         assert status_of(address, "DELETE", Cookie=cookie) == 204
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_its_name_is_answered_with_a_token_and_edits_are_allowed(search: Search) -> None:
     url = "https://box.example.org:8443"
     with served("--url", url, "--host", "0.0.0.0", "--allow-edits", "--storage", search.url) as (server, line):

@@ -23,7 +23,7 @@ from search.workers.pool import Exit, Pool
 from search.workers.slurm import SlurmPool
 
 
-@pytest.fixture(params=["scripted", "local", "slurm", "ray"])
+@pytest.fixture(params=["scripted", "local", "slurm", pytest.param("ray", marks=pytest.mark.slow)])
 def pool(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     made: Pool
     match request.param:
