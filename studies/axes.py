@@ -74,10 +74,11 @@ TOGETHER = (
     ("random_crop", "random_resized_crop"),
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),
-    ("sam.rho",),  # with precision, which is the same for all candidates
+    ("sam.rho",),  # the rule also names ``precision``, which cannot be sampled
 )
-"""The sampled settings of each rule of TrainConfig that combines settings. A corner of a space is a combination of
-choices and of ends of ranges. A rule that accepts all corners of a space accepts each point of it."""
+"""Some rules of TrainConfig concern several settings at once. Each entry has those of one rule that can be sampled. A
+corner of a space is a combination of choices and of ends of ranges. A rule that accepts all corners of a space accepts
+each point of it."""
 
 WIDTH_SHARE = "width_share"
 """Name of the setting that is sampled instead of width_mult if other sampled settings change the size too. Its value is

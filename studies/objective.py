@@ -35,7 +35,7 @@ def value_of(result: EpochResult, objective: Objective) -> float:
 
 
 def as_measured(value: float, objective: Objective) -> float:
-    """The measured number of an objective's value: of a loss, the value times -1."""
+    """The number as it was measured: a loss is no longer negated, other objectives are unchanged."""
     return -value if objective == "loss" else value
 
 

@@ -24,7 +24,8 @@ A key that is left out has its default; a key that is not listed here is an erro
 `--set TABLE.KEY=VALUE` sets a key, for example `--set train.epochs=5`. If a table has the column "searched",
 a yes there means that `[space]` may search the setting. In `[space]`, the key of a nested table
 is written with the table's name before it, as in `"sam.rho"`.
-A setting of the model's size lists the models that have it after "Families:". `[train]` refuses it for any other model.
+For a setting of the model's size, "Families:" stands before the models that have it. `[train]` refuses it for any other
+model.
 If `[space]` has several models, it has no effect on the others.
 
 This page is generated from the program: `python -m studies.reference > docs/settings.md`.

@@ -88,11 +88,11 @@ class Search(FrozenModel):
     """promote: candidates are compared at rungs; those that do not go on are paused, and may be promoted later. The
     others are Optuna's: they are asked after every epoch except the last, and a pruned trial has ended."""
     min_epochs: int | None = Field(None, ge=1)
-    """Epochs (or folds) before a trial can be paused or pruned. This is the first rung; only median can prune an epoch
-    earlier, if this is 2 or more. Default with promote and ``reduction_factor`` 3: a ninth of the epochs (with another
-    factor, 1 / factor^2). With the schedules cosine and milestones, it is a third (1 / factor) if a ninth is less than
-    two epochs. With the other schedules, it is at least the epoch after the warm-up. With folds, it is a ninth of the
-    folds, at least one. Default with the other pruners: 1."""
+    """Epochs (or folds) before a trial can be paused or pruned. This is the first rung. The pruner median can prune one
+    epoch before it, if min_epochs is 2 or more. Default with promote and ``reduction_factor`` 3: a ninth of the epochs
+    (with another factor, 1 / factor^2). With the schedules cosine and milestones, it is a third (1 / factor) if a ninth
+    is less than two epochs. With the other schedules, it is at least the epoch after the warm-up. With folds, it is a
+    ninth of the folds, at least one. Default with the other pruners: 1."""
     reduction_factor: int = Field(3, ge=2)
     """Factor of promote, successive_halving and hyperband, which compare trials at rungs. With 3, each rung has three
     times the epochs of the rung before it, and one of three trials goes on from a rung."""
@@ -122,7 +122,7 @@ class Faults(FrozenModel):
 
     retries: int = Field(2, ge=0)
     """Retries of a trial after a crash, a hang or a kill; then it fails. Each finished epoch resets the count. CUDA
-    errors, lost workers and lack of memory do not count here. A worker that fails to start more often is put aside."""
+    errors, lost workers and lack of memory do not count here. A worker whose start fails more often is put aside."""
     hang_factor: float = Field(10, gt=1)
     """A worker is killed if an epoch (or fold) takes this many times as long as the slowest one of its trial. The trial
     goes on in a new process."""
@@ -331,7 +331,7 @@ class StudySpec(FrozenModel):
 
     @property
     def decays_as_a_whole(self) -> bool:
-        """Whether all schedules of the study decay over the whole training, also over a short one."""
+        """Whether each schedule of the study ends its decay with the training, also with a shortened one."""
         return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
 
     def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:
@@ -392,7 +392,7 @@ def fits(size: ModelSize, limit: Limit) -> bool:
 
 
 def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
-    """Excess over each limit; with zero or less it is kept (Optuna's convention for constraints)."""
+    """Excess over each limit. At zero or less, the limit is kept (Optuna's convention for constraints)."""
     limits = {"params": limit.params, "macs": limit.macs}
     return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
 
