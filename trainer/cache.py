@@ -269,8 +269,8 @@ def _index_crc32(index: dict[str, Any]) -> int:
 def open_whole(path: Path, progress: Progress | None = None) -> Cache:
     """Open a cache and compare it with its CRC-32s, which takes about a second per GB.
 
-    A CRC finds damage by disks and crashes. On CPUs without instructions for SHA-256, that would take several seconds
-    per GB.
+    A CRC is enough to find damage by disks and crashes. A SHA-256 would take several seconds per GB on CPUs without
+    instructions for it.
 
     Raises:
         DataError: as in ``open_cache``, or the cache was altered.

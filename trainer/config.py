@@ -177,9 +177,9 @@ class TrainConfig(FrozenModel):
     vflip: float = Field(0.0, ge=0, le=1)
     """Probability of a top-bottom flip."""
     rotate: float | tuple[float, ...] = 0.0
-    """Largest rotation in degrees, 0 to 180, either way, drawn uniformly. Uncovered corners show the margin of
-    data.cache_size, and are black beyond it. A list, for example [15, 25], has the largest angle of each of up to four
-    rotations, which are added up."""
+    """Largest rotation in degrees, 0 to 180, either way, drawn uniformly. Uncovered corners are black; with
+    data.cache_size, they show the part of the cached picture around the crop. A list, for example [15, 25], has the
+    largest angle of each of up to four rotations, which are added up."""
     rotations: int = Field(1, ge=1, le=MOST_ROTATIONS)
     """Number of rotations that are added up, each of at most ``rotate``. Above 1, ``rotate`` must not be a list. The
     sum of two rotations is more often near 0 than a single one."""
@@ -253,7 +253,7 @@ class TrainConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
-        # If a rule combines settings that can be sampled, list them in studies.axes.TOGETHER: it checks whole spaces.
+        # If a rule combines settings that can be sampled, add them to studies.axes.TOGETHER: spaces are checked with it.
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}")
         for transform in self.augment:

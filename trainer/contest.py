@@ -27,8 +27,8 @@ class Suggestion:
     reason: str
     """What was found, and what to do."""
     contradicts_folders: bool
-    """Whether pictures of one folder have several labels in each column that may have the classes. The folders are
-    then not the classes."""
+    """Whether the table contradicts the folders: in each column that may have the classes, pictures of one folder have
+    different labels."""
     divided: Collection[str] = ()
     """The folders whose pictures have several labels, if the column of the classes is known."""
     is_clear: bool = True
@@ -151,8 +151,8 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
 def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     """The number of pictures that a table names, and a suggestion to choose its column of the classes.
 
-    None: fewer than half of its rows name a picture, its columns are of another kind, or one of them has the classes
-    that the folders have.
+    None: fewer than half of its rows name a picture; there is not exactly one column that names pictures, or only one
+    other column; or one of the others has the classes that the folders have.
     """
     try:
         header, lines = read_lines(file.path)

@@ -111,7 +111,7 @@ class DataConfig(FrozenModel):
         if self.cache_size is None:
             return self.crop_pct
         share = self.image_size / self.cache_size
-        # timm takes floor(image_size / crop_pct). For image_size 8 and cache_size 93, rounding would make it 92.
+        # timm takes floor(image_size / crop_pct). In floating point 8 / (8 / 93) is below 93, and timm would take 92.
         return share if math.floor(self.image_size / share) == self.cache_size else math.nextafter(share, 0)
 
     @property

@@ -114,8 +114,8 @@ def _build_resnet(name: str, *, stem: Literal["cifar"], in_chans: int, **args: A
 def _resnet_dip(model: nn.Module) -> float:
     """The width at which a ResNet's first stage is as wide as its stem, and so needs no projection.
 
-    At 16 of 64 channels a resnet50 with ten classes has 1,783 parameters fewer than at 15, and a resnet10t at 64 has
-    1,165 fewer than at 63.
+    The first stage has 64 channels at width_mult 1. With 16 channels, a resnet50 with ten classes has 1,783 parameters
+    fewer than with 15; with 64, a resnet10t has 1,165 fewer than with 63.
     """
     block: Any = model.layer1[0]  # type: ignore[index]  # a Sequential of blocks
     return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)

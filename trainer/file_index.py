@@ -82,7 +82,7 @@ class FileIndex:
         return []
 
     def near_miss(self, value: str) -> NearMiss | None:
-        """The picture that a row names only in another spelling; None if the row names a file as it is, or none."""
+        """The picture that a row names in another spelling. None if it names a file exactly, or in no spelling."""
         value = value.strip()
         if self.find(value):
             return None
@@ -203,8 +203,8 @@ EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)(\r\n|\r|\n)", re.IGNORECASE)
 
 
 def separator_of(text: str) -> str:
-    """The separator of a table's cells: the one after "sep=", or else one of the first line. One with which most lines
-    have as many cells as the first line is preferred."""
+    """The separator of a table's cells: the one after "sep=", or else one that occurs in the first line,
+    if possible one that divides most lines into as many cells as the first line."""
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         return said[1]
     some = [line[:10_000] for line in islice(io.StringIO(text, newline=None), 100) if line.strip()][:20]

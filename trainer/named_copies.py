@@ -29,7 +29,8 @@ FEWEST = 2
 """Smallest number of copies that is reported."""
 
 BY_CHANCE = 5
-"""Smallest ratio of copies that are reported to pictures that look the same by chance: pictures of unrelated names."""
+"""Copies are reported only if there are at least this many times as many of them as of chance matches. A chance match
+is two pictures of unrelated names that look the same."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class NearDuplicate:
 def find_near_duplicates(
     data: Dataset, splits: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
 ) -> list[NearDuplicate]:
-    """Find, for each picture and each earlier split, the most similar near-duplicate, exact copies included.
+    """Find the most similar near-duplicate of each picture in each split that is before the picture's own in ``splits``.
+    Exact copies count.
 
     Args:
         data: the pictures.

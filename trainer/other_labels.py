@@ -199,8 +199,8 @@ def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
 def _as_table(
     file: File, rows: list[list[str]], number: int, separator: str, index: FileIndex, found: str
 ) -> str | None:
-    """How a file becomes a table of labels. None if its first line names the columns, and it is a CSV or TSV table or
-    its values are not classes."""
+    """How a file becomes a table of labels. None if its first line names the columns, and one of these is
+    true: it is a CSV or TSV table, or its values are not classes."""
     if not index.find(rows[0][number]):  # the first line names the columns
         values = [row[number + 1].strip() for row in rows if index.find(row[number])]
         is_known = not file.name.lower().endswith(".txt") or not may_be_classes(values)

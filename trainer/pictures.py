@@ -47,7 +47,7 @@ DEEP = {
     BYTES: _SCALED.format(_UPRIGHT),
     SPREAD: _SCALED.format(f"((a := {_UPRIGHT}) - a.min()) * (255 / (np.ptp(a) or 1))"),
 }
-"""Range of values, as a reason -> a line of code that scales it to 8 bits, with the arithmetic of _upright."""
+"""Each reason above that is a range of values -> a line of code that scales them to 8 bits, as _upright does."""
 
 READ_RIGHT = {TURNED: 'ImageOps.exif_transpose(Image.open(file)).convert("MODE")', **DEEP}
 
@@ -101,7 +101,7 @@ def _margin(side: int, size: int) -> int:
 
 
 def read_right(why: str, channels: int) -> str:
-    """A line of code with Pillow that reads pictures misread for this reason right, in their own size."""
+    """A line of Pillow code that reads pictures correctly where a plain one misreads them for this reason."""
     return READ_RIGHT[why].replace("MODE", "RGB" if channels == 3 else "L")
 
 

@@ -202,7 +202,8 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if a folder that names a split holds class folders, or if the only folder that names none holds them.
+    """Raise if a folder with a split's name holds class folders. Raise too if exactly one folder has no split's name,
+    and that folder holds class folders.
 
     Else all of them may be classes: a folder "train" with pictures beside "car" and "bus".
     """
