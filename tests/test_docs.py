@@ -232,6 +232,10 @@ PROMISES = {
     "the disk fills up": ["test_a_full_disk_pauses_the_search_until_there_is_room"],
     "a checkpoint is torn": ["test_a_damaged_one_is_set_aside_and_the_one_before_is_used"],
     "the cache of decoded pictures": ["test_a_damaged_cache_is_an_error_to_a_worker_and_built_anew_by_a_launch"],
+    "a picture is replaced": [
+        "test_a_picture_of_the_same_size_and_time_is_read",
+        "test_the_same_pictures_are_compared_once_and_keep_their_cache",
+    ],
     "checkpoints fill their quota": [
         "test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent",
         "test_it_says_what_checkpoints_take_of_how_much",

@@ -32,6 +32,7 @@ order         the order of an epoch's pictures
 loader        the batches of an epoch, made in this process or in loader processes
 data          pictures with labels and splits, and their problems
 cache         the decoded pictures, memory-mapped
+same          whether a cache has the pictures of its folder
 pictures      reads one picture
 formats       files that are no pictures, by their first bytes
 background    a picture without its background

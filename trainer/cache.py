@@ -4,6 +4,7 @@
         pictures.npy        [N, S, S, C] uint8, one row for each readable picture, in the order of the index
         index.json          names, classes, splits and hashes of the pictures; bad files; the settings; CRC-32s
         statistics-*.json   channel statistics of a training split, written by trainer.data when they are needed
+        compared.json       the files that its pictures were last compared with (``trainer.same``)
 
 A cache is built in a ``.partial-`` folder beside its place, and moved into place when it is complete. Its pictures and
 its index never change after that. Its name ends in a hash of all that decides its content, so a changed picture leads
@@ -41,6 +42,7 @@ from trainer.errors import DataError, DiskError, as_lines
 from trainer.identity import identity
 from trainer.kept import sync_folder
 from trainer.pictures import Reading
+from trainer.same import compared, content_of, key_of, remember
 from trainer.scan import Listing, Picture, Source
 
 __all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache", "open_whole"]
@@ -100,13 +102,17 @@ def build_cache(
     *,
     title: str,
     stamp: str,
+    inodes: str,
     list_pictures: Callable[[], Listing],
     read: Callable[[Source], Reading],
     progress: Progress | None = None,
 ) -> Cache:
     """Open the cache of these pictures. If it is missing or damaged, build it first.
 
-    Many parameters: the source's name, stamp, list and reader, which the cache gets from its caller.
+    Many parameters: the source's name, stamps, list and reader, which the cache gets from its caller.
+
+    If files of the same size and time have replaced others (``inodes`` has changed), the pictures are compared with the
+    cache. If their content differs, they get a cache of their own, because a search may still read the old one.
 
     If two processes call this at the same time, only one of them builds the cache. ``list_pictures`` is called only to
     build it. ``read`` is called in several threads at once: Pillow decodes and resizes without the interpreter lock.
@@ -119,8 +125,45 @@ def build_cache(
     by = [PIL.__version__, *([version("opencv-python-headless")] if config.background == "grabcut" else [])]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, *by, made_for, stamp], sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._")[:40] or "pictures"
-    final = cache_dir / f"{name}-{config.cached_side}px-{key[:12]}"
-    logger.debug("decoded pictures of %s: %s", title, final)
+    first = cache_dir / f"{name}-{config.cached_side}px-{key[:12]}"
+    final = first
+    if inodes and (known := compared(first, inodes)) is not None:
+        final = cache_dir / known
+    elif inodes:
+        with suppress(DataError):  # there is no whole cache yet
+            final = _with_same_pictures(open_whole(first, progress), list_pictures(), read, progress)
+    cache = _open_or_build(final, made_for, list_pictures, read, progress)
+    if inodes and compared(first, inodes) != final.name:
+        remember(first, inodes, final.name)
+    return cache
+
+
+def _with_same_pictures(
+    cache: Cache, listing: Listing, read: Callable[[Source], Reading], progress: Progress | None
+) -> Path:
+    """The place of the cache of these pictures: ``cache`` if their content is the same."""
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("comparing the pictures with their cache", done, total)
+
+    bad = dict(cache.bad)
+    content = content_of(listing, bad, read, report)
+    if content == bad | dict(zip(cache.names, cache.sha256, strict=True)):
+        return cache.path
+    return cache.path.with_name(f"{cache.path.name.rpartition('-')[0]}-{key_of(content)}")
+
+
+def _open_or_build(
+    final: Path,
+    made_for: dict[str, Any],
+    list_pictures: Callable[[], Listing],
+    read: Callable[[Source], Reading],
+    progress: Progress | None,
+) -> Cache:
+    """Open the cache in this place. If it is missing or damaged, build it first."""
+    cache_dir = final.parent
+    logger.debug("decoded pictures: %s", final)
     with suppress(DataError):  # without a lock, because the folder of a finished cache may be read-only
         return open_whole(final, progress)
     try:
@@ -136,7 +179,7 @@ def build_cache(
             with suppress(DataError):
                 return open_whole(final, progress)
             if final.exists():
-                warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=3)
+                warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=4)
             # The holder of the lock owns both folders: their files are damaged, or were left by a killed process.
             unfinished = cache_dir / f".partial-{final.name}"
             for leftover in (final, unfinished):

@@ -165,8 +165,7 @@ def prepare_data(
     folder = None if config.path is None else Path(os.path.realpath(config.path))
     # Built-in pictures never change, so their name is enough as a stamp; with a cache they need not be read.
     title: str = config.source
-    stamp: str = config.source
-    notices: tuple[str, ...] = ()
+    listing = Listing(title, (), (), (), stamp=title)
     list_pictures: Callable[[], Listing]
     match config.source:
         case "digits":
@@ -180,20 +179,20 @@ def prepare_data(
                     f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
                 )
             listing = scan(config)
-            title, stamp, list_pictures = folder.name, listing.stamp, lambda: listing
-            notices = tuple(listing.notices)
+            title, list_pictures = folder.name, lambda: listing
         case _:
             assert_never(config.source)
     cache = build_cache(
         config,
         cache_dir,
         title=title,
-        stamp=stamp,
+        stamp=listing.stamp,
+        inodes=listing.inodes,
         list_pictures=list_pictures,
         read=partial(read, config=config),
         progress=progress,
     )
-    data = replace(_dataset(config, cache), notices=notices)
+    data = replace(_dataset(config, cache), notices=tuple(listing.notices))
     if data.grouped:  # raises if a fold cannot be drawn
         for number in range(config.folds):
             data.fold(number, config.folds, config.split_seed)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,8 @@ class Listing:
     """The splits that the source itself has; the others are drawn from train."""
     stamp: str = ""
     """Changes when a file is added, removed or written."""
+    inodes: str = ""
+    """Changes also when a file is replaced by one of the same size and time, or when the folder is mounted anew."""
     notices: Sequence[str] = ()
     """A sentence for everything that was ignored, or that may have another meaning."""
     left_out: Sequence[tuple[str, str]] = ()
@@ -107,8 +110,9 @@ def _scan_tables(config: DataConfig, root: Path) -> Listing:
         classes,
         sorted({one.split for one in pictures}),
         json.dumps([str(root), sorted(said), sorted(labels.left_out)]),
-        labels.notices,
-        labels.left_out,
+        notices=labels.notices,
+        left_out=labels.left_out,
+        inodes=inodes_of([one.file for one in labels.files]),
     )
 
 
@@ -154,7 +158,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     notices += _about_tables(suggestion, layout, tree, root)
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
-    stamps: list[str] = []
+    files: list[File] = []
     spelled: dict[str, str] = {}
     for split, part in sorted(layout.parts, key=lambda one: one[0] != "train"):
         for folder in part.folders:
@@ -164,15 +168,17 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             class_folders.append((folder.name, split, class_name))
             for file in folder.walk():
                 pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
-                stamps.append(stamp_of(file))
+                files.append(file)
     if not class_folders:
         told = _about_labels(suggestion, tree, root)
         where = f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
         raise DataError(f"{where}\n{told}" if told else where)
     pictures.sort(key=lambda picture: picture.name)
-    stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
+    stamp = json.dumps([str(root), sorted(class_folders), sorted(map(stamp_of, files))])
     own_splits = sorted({split for split, _ in layout.parts})
-    return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
+    return Listing(
+        str(root), pictures, sorted(class_folders), own_splits, stamp, inodes=inodes_of(files), notices=notices
+    )
 
 
 def _about_tables(suggestion: Suggestion | None, layout: Layout, tree: Folder, root: Path) -> Iterator[str]:
@@ -231,9 +237,15 @@ def _readable(name: str) -> str:
 
 
 def stamp_of(file: File) -> str:
-    """A text that changes when a file or its mode changes. A new mode counts, because it may make the file readable."""
+    """A text that changes when a file is written or its mode changes: a new mode may make the file readable."""
     info = file.info
     return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
+
+
+def inodes_of(files: Iterable[File]) -> str:
+    """A hash that changes when a file is replaced, even by one of the same size and time."""
+    stamps = sorted((file.name, file.info and [file.info.st_ino, file.info.st_ctime_ns]) for file in files)
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
 
 
 def read_file(path: Path) -> bytes:
