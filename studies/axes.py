@@ -76,9 +76,9 @@ TOGETHER = (
     ("class_weights", "class_sampling", "logit_adjustment"),
     ("sam.rho",),  # the rule also names ``precision``, which cannot be sampled
 )
-"""Some rules of TrainConfig concern several settings at once. Each entry has those of one rule that can be sampled. A
-corner of a space is a combination of choices and of ends of ranges. A rule that accepts all corners of a space accepts
-each point of it."""
+"""Some rules of TrainConfig concern several settings at once. Each entry lists those of one rule's
+settings that can be sampled. A corner of a space is a combination of choices and of ends of ranges. A rule that accepts
+all corners of a space accepts each point of it."""
 
 WIDTH_SHARE = "width_share"
 """Name of the setting that is sampled instead of width_mult if other sampled settings change the size too. Its value is
@@ -236,7 +236,7 @@ def corner_problems(
 
 
 def _contradiction(train: TrainConfig, settings: Iterable[tuple[str, object]]) -> str | None:
-    """TrainConfig's problem with the fixed recipe if it has all of these values; None if there is none."""
+    """The problem that TrainConfig reports if the fixed recipe gets these values; None if it reports none."""
     values = train.model_dump()
     for key, value in settings:
         assign(values, key, value)

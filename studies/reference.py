@@ -24,9 +24,8 @@ A key that is left out has its default; a key that is not listed here is an erro
 `--set TABLE.KEY=VALUE` sets a key, for example `--set train.epochs=5`. If a table has the column "searched",
 a yes there means that `[space]` may search the setting. In `[space]`, the key of a nested table
 is written with the table's name before it, as in `"sam.rho"`.
-For a setting of the model's size, "Families:" stands before the models that have it. `[train]` refuses it for any other
-model.
-If `[space]` has several models, it has no effect on the others.
+Only some models have a setting of the size: its text lists them after "Families:". With another model in `[train]`, the
+setting is an error. If `[space]` has several models, the setting has no effect on those that do not have it.
 
 This page is generated from the program: `python -m studies.reference > docs/settings.md`.
 """

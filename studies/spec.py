@@ -89,10 +89,10 @@ class Search(FrozenModel):
     others are Optuna's: they are asked after every epoch except the last, and a pruned trial has ended."""
     min_epochs: int | None = Field(None, ge=1)
     """Epochs (or folds) before a trial can be paused or pruned. This is the first rung. The pruner median can prune one
-    epoch before it, if min_epochs is 2 or more. Default with promote and ``reduction_factor`` 3: a ninth of the epochs
-    (with another factor, 1 / factor^2). With the schedules cosine and milestones, it is a third (1 / factor) if a ninth
-    is less than two epochs. With the other schedules, it is at least the epoch after the warm-up. With folds, it is a
-    ninth of the folds, at least one. Default with the other pruners: 1."""
+    epoch before it, if min_epochs is 2 or more. Default with promote: the epochs divided by reduction_factor^2, with
+    factor 3 a ninth. If that is less than two epochs and each schedule is cosine or milestones, the epochs divided by
+    reduction_factor, a third. With another schedule, at least the warm-up and one more epoch. With folds: the folds
+    divided by reduction_factor^2, at least 1. Default with the other pruners: 1."""
     reduction_factor: int = Field(3, ge=2)
     """Factor of promote, successive_halving and hyperband, which compare trials at rungs. With 3, each rung has three
     times the epochs of the rung before it, and one of three trials goes on from a rung."""
@@ -122,7 +122,8 @@ class Faults(FrozenModel):
 
     retries: int = Field(2, ge=0)
     """Retries of a trial after a crash, a hang or a kill; then it fails. Each finished epoch resets the count. CUDA
-    errors, lost workers and lack of memory do not count here. A worker whose start fails more often is put aside."""
+    errors, lost workers and lack of memory do not count here. A worker that fails to start
+    more than ``retries`` times is put aside."""
     hang_factor: float = Field(10, gt=1)
     """A worker is killed if an epoch (or fold) takes this many times as long as the slowest one of its trial. The trial
     goes on in a new process."""
@@ -219,7 +220,7 @@ class StudySpec(FrozenModel):
             )
         return name
 
-    # Each field has its own check, against the fields above it. So a mistake in one table hides few in the others.
+    # Each field has its own check, against the fields above it. So most mistakes in other tables are reported too.
     @field_validator("train")
     @classmethod
     def _crops_have_room(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
@@ -331,13 +332,14 @@ class StudySpec(FrozenModel):
 
     @property
     def decays_as_a_whole(self) -> bool:
-        """Whether each schedule of the study ends its decay with the training, also with a shortened one."""
+        """Whether the decay of each schedule is complete at the end of a training, also of a shortened one."""
         return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
 
     def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:
         """The settings of a trial, as plain values that are not validated.
 
-        TrainConfig accepts them for each point of the present space. It may refuse them if the trial is older.
+        TrainConfig accepts them for each point of the present space. It may refuse
+        those of a trial that was sampled before the space was changed.
 
         Args:
             sampled: the trial's sampled values.

@@ -253,7 +253,7 @@ class TrainConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
-        # If a rule combines settings that can be sampled, add them to studies.axes.TOGETHER: it checks spaces.
+        # If a rule combines settings that can be sampled, add them to studies.axes.TOGETHER, for search spaces.
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}")
         for transform in self.augment:

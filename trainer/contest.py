@@ -54,7 +54,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    # Setting -> its best table: first one whose name has the split, then the one with more labels.
+    # Setting -> its best table. One whose name has the split is preferred; among equals, the one with more labels.
     found: dict[str, _Labelling] = {}
     for file in tables:
         if (new := _labelling(file, index)) is not None:
@@ -151,8 +151,8 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
 def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     """The number of pictures that a table names, and a suggestion to choose its column of the classes.
 
-    None: fewer than half of its rows name a picture; there is not exactly one column that names pictures, or only one
-    other column; or one of the others has the classes that the folders have.
+    None: fewer than half of its rows name a picture; not exactly one column names pictures; there are fewer than two
+    other columns; or one of the others has the classes that the folders have.
     """
     try:
         header, lines = read_lines(file.path)

@@ -29,8 +29,8 @@ FEWEST = 2
 """Smallest number of copies that is reported."""
 
 BY_CHANCE = 5
-"""Copies are reported only if there are at least this many times as many of them as of chance matches. A chance match
-is two pictures of unrelated names that look the same."""
+"""Copies are reported only if their number is at least this many times that of chance matches: pictures of unrelated
+names that look the same."""
 
 
 @dataclass(frozen=True)

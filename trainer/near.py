@@ -54,7 +54,7 @@ class NearDuplicate:
 def find_near_duplicates(
     data: Dataset, splits: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
 ) -> list[NearDuplicate]:
-    """Find the most similar near-duplicate of each picture in each split before its own, in the order of ``splits``.
+    """For each picture, find its most similar near-duplicate in each earlier split. ``splits`` has their order.
     Exact copies count.
 
     Args:

@@ -88,7 +88,7 @@ class Padding:
 
 class _PaddedBlock(LinearBottleneck):
     """A ReXNet block whose shortcut adds only the real channels of the input. The result has more real channels
-    than the input. The gradients of the others must not reach the input's padded channels."""
+    than the input. The gradients of those that only the result has must not reach the input's padded channels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = super().forward(x)  # without the shortcut
@@ -101,7 +101,7 @@ class _PaddedBlock(LinearBottleneck):
 class _Shortcut(torch.autograd.Function):
     """Adds the real channels of ``x`` to the first ones of ``result``, in place.
 
-    On a GPU, this takes half as many kernels as slices, a sum and a concatenation, and gradients stay channels last. On
+    On a GPU, slices, a sum and a concatenation would take twice as many kernels. Gradients stay channels last. On
     a CPU, gradients get the layout that those operations give, because the layout decides how batch norm rounds.
     """
 
