@@ -122,8 +122,8 @@ class Faults(FrozenModel):
 
     retries: int = Field(2, ge=0)
     """Retries of a trial after a crash, a hang or a kill; then it fails. Each finished epoch resets the count. CUDA
-    errors, lost workers and lack of memory do not count here. A worker that fails to start
-    more than ``retries`` times is put aside."""
+    errors, lost workers and lack of memory do not count here. A worker that fails to start more than ``retries`` times
+    is put aside."""
     hang_factor: float = Field(10, gt=1)
     """A worker is killed if an epoch (or fold) takes this many times as long as the slowest one of its trial. The trial
     goes on in a new process."""

@@ -37,8 +37,8 @@ def compared(folder: Path, inodes: str) -> str | None:
 
 
 def remember(folder: Path, inodes: str, name: str) -> None:
-    """Store that the cache ``name`` has the content of files with these inodes. Does nothing
-    if the folder cannot be written to."""
+    """Store that the cache ``name`` has the content of files with these inodes. Does nothing if the
+    folder cannot be written to."""
     with suppress(OSError):  # without this file, the pictures are compared at each launch
         write_checked(folder / COMPARED, {"inodes": inodes, "cache": name})
 

@@ -72,11 +72,14 @@ def prepare(
 
 
 def _about_plain_epochs(spec: StudySpec) -> Iterator[str]:
-    """A note for each setting that chooses the augmented epochs of a study without augmentation.
+    """A note for each setting that chooses the augmented epochs, if no epoch is augmented.
 
     Such a study is not refused, because studies of earlier versions may be so.
     """
     if any(any(values_of(key, spec.train, spec.space)) for key in AUGMENTATIONS):
+        first, epochs = spec.train.augment_from_epoch, spec.train.epochs
+        if "augment_from_epoch" not in spec.space and first > epochs:
+            yield f"no epoch is augmented: augment_from_epoch = {first} is after the last epoch, {epochs}; lower it"
         return
     for key in ("augment_from_epoch", "augment_share"):
         if key in spec.space:

@@ -361,6 +361,16 @@ def test_a_choice_of_augmented_epochs_without_any_augmentation_is_noted(
     assert noted(space={"hflip": [0.0]}) != []
 
 
+def test_augmentation_that_begins_after_the_last_epoch_is_noted(runs: Runs) -> None:
+    def noted(first: int) -> list[str]:
+        train = {"model": "resnet10t", "width_mult": 0.05, "epochs": 3, "hflip": 0.5, "augment_from_epoch": first}
+        return list(prepare(study(train=train, space={"lr": [0.1]}, known=[]), runs, Console(stderr=True)).notes)
+
+    said = "no epoch is augmented: augment_from_epoch = 4 is after the last epoch, 3; lower it"
+    assert said in noted(4)
+    assert not any("no epoch is augmented" in note for note in noted(3))
+
+
 def test_the_augmentations_are_all_settings_between_the_flips_and_the_plain_epochs() -> None:
     fields = list(TrainConfig.model_fields)
     between = fields[fields.index("hflip") : fields.index("augment_from_epoch")]
