@@ -27,7 +27,7 @@ test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
 
 soak: setup
 	$(BIN)/python bench/soak.py
