@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,9 @@ FEWEST_FOLDERS = 5
 """Smallest number of different names of folders inside the classes for which groups are suggested. Fewer names, such as
 indoors and outdoors, are kinds of pictures and no groups."""
 
+MOST_SUBCLASSES = 20
+"""Largest number of folders inside a class of which it is said that they may be the classes."""
+
 LOOKED_AT = 1000
 """Largest number of pictures of which it is checked whether they have a single colour; they are evenly spaced."""
 
@@ -44,6 +47,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from _class_names(data)
     yield from _single_colour(data)
     yield from _copies(data)
+    yield from _subclasses(data, config)
     yield from _groups(data, config)
     yield from _folds(data, config)
     yield from _left_out(data, config)
@@ -151,6 +155,53 @@ def _empty_cells(data: Dataset) -> Iterator[str]:
             f"the column of groups is empty for {_count(len(alone), 'picture')} of {len(indices):,} in train and val, "
             f"the first: {data.names[alone[0]]}; splits are drawn as if each of them were a group of its own"
         )
+
+
+def _subclasses(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """A warning if folders inside the class folders may be the classes: lung/cancer and lung/well beside colon/polyp.
+
+    Every picture is in such a folder. Each class has few of them, and no other class has the same ones.
+    """
+    if config.labels is not None or config.group_by is not None:
+        return
+    inside: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, label in zip(data.names, data.labels.tolist(), strict=True):
+        folders = name.split("/")[:-1]
+        composed = [unicodedata.normalize("NFC", folder) for folder in folders]
+        class_name = unicodedata.normalize("NFC", data.class_names[label])
+        at = composed.index(class_name) if class_name in composed else len(folders)
+        if at + 1 >= len(folders):
+            return
+        inside[class_name].setdefault(composed[at + 1], "/".join(folders[: at + 2]))
+    # As in cat/indoors_cat, dog/indoors_dog.
+    names = [{_without(class_name, name) for name in found} for class_name, found in inside.items()]
+    count = sum(map(len, names))
+    most = max(names, key=len, default=set())
+    if not 1 < len(most) <= MOST_SUBCLASSES or len(set().union(*names)) < count or len(data.names) < 2 * count:
+        return
+    if all(_are_words(one) for one in names):
+        first = next(path for found in inside.values() if len(found) > 1 for path in found.values())
+        above, _, name = first.rpartition("/")
+        kinds = [name for found in inside.values() for name in found]
+        moved = "/".join([*above.split("/")[:-1], name])
+        yield (
+            f"the classes are {_some(list(inside))}, and all of their pictures are in {count:,} folders inside, whose "
+            f"names differ from class to class; if these are the classes ({_some(kinds)}), move each up one level, "
+            f"such as {printable(first)} to {printable(moved)}"
+        )
+
+
+def _without(class_name: str, name: str) -> str:
+    """The name of a folder inside a class, without the name of the class at its beginning or end."""
+    rest = name.removesuffix(class_name) if name.endswith(class_name) else name.removeprefix(class_name)
+    return rest.strip("-_. ").lower()
+
+
+def _are_words(names: Collection[str]) -> bool:
+    """Whether names are words, and not numbers, dates, ids or numbered parts."""
+    words = ["".join(one for one in name if one.isalpha()) for name in names]
+    most_are_letters = (2 * len(word) > sum(map(str.isalnum, name)) for word, name in zip(words, names, strict=True))
+    return len(set(words)) == len(words) and all(most_are_letters)
 
 
 def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:

@@ -147,6 +147,38 @@ def test_other_folders_inside_the_classes_are_not_taken_for_patients(tmp_path: P
     assert folders_in_classes(tmp_path, names, each) == []
 
 
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        (
+            {"colon_sets/colon_aca": 8, "colon_sets/colon_n": 8, "lung_sets/lung_aca": 8, "lung_sets/lung_n": 8},
+            "if these are the classes (colon_aca, colon_n, lung_aca, lung_n), move each up one level, such as "
+            "colon_sets/colon_aca to colon_aca",
+        ),
+        (
+            {"train/pets/cat": 8, "train/pets/dog": 8, "train/farm/cow": 8, "test/pets/cat": 8, "test/farm/cow": 8},
+            "such as test/pets/cat to test/cat",
+        ),
+        ({"cat/indoors": 8, "cat/outdoors": 8, "dog/indoors": 8}, ""),
+        ({"cat/indoors_cat": 8, "cat/outdoors_cat": 8, "dog/indoors_dog": 8, "dog/outdoors_dog": 8}, ""),
+        ({"cat/anna": 8, "cat/bert": 8, "dog": 8}, ""),
+        ({"cat/images": 8, "dog/photos": 8}, ""),
+        ({"cat/patient_a1": 8, "cat/patient_a2": 8, "dog/patient_b1": 8, "dog/patient_b2": 8}, ""),
+        ({"cat/2024-01-02": 8, "cat/2024-01-03": 8, "dog/2024-02-01": 8}, ""),
+        ({"cat/4f1c": 8, "cat/ab29": 8, "dog/c0de": 8}, ""),
+        ({f"{kind}/{kind}{chr(97 + n)}x": 2 for kind in ("cat", "dog") for n in range(21)}, ""),
+    ],
+)
+def test_folders_inside_the_classes_that_may_be_the_classes_are_told(
+    tmp_path: Path, counts: dict[str, int], told: str
+) -> None:
+    folder = make_pictures(tmp_path / "data", counts)
+    found = [one for one in warnings_of(folder, tmp_path) if "if these are the classes" in one]
+    assert len(found) == bool(told)
+    assert not told or found[0].endswith(told)
+    assert not [one for one in warnings_of(folder, tmp_path, group_by="([^/]+)/[^/]+$") if "these are the" in one]
+
+
 @pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"test_fraction": 0.3}])
 @pytest.mark.parametrize("second", ["val", "test"])
 def test_class_folders_of_several_splits_are_not_taken_for_patients(
