@@ -37,6 +37,7 @@ pictures      reads one picture
 formats       files that are no pictures, by their first bytes
 background    a picture without its background
 scan          lists the pictures of a data folder
+    shards        folders that are numbers, and files with the class beside each picture
 tree          the folders and files of a data folder
 layout        which folders are splits, and which are classes
 split_names   splits by the names of folders

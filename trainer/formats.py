@@ -1,10 +1,24 @@
-"""The formats of files that Pillow cannot read, recognised by their first bytes, and the cure for each."""
+"""The formats of files that Pillow cannot read or of which it reads only a preview, and the cure for each."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["instead"]
+from PIL.TiffImagePlugin import TiffImageFile
+
+__all__ = ["DEVELOP", "about_raw", "instead", "is_raw"]
+
+RAW_ENDINGS = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf"),
+    *(".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"),
+)
+"""Endings of the files in which cameras write what their sensor saw; most of them begin as a TIFF does."""
+
+TIFF = (b"II*\0", b"MM\0*")
+NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
+"""Tags of a TIFF: whether a picture is a small copy of another one, where other pictures are, the version of DNG."""
+
+DEVELOP = "RAW of a camera: develop it to JPEG or PNG, for example with rawpy or darktable-cli"
 
 INSTEAD = (
     (rb"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the picture"),
@@ -12,6 +26,7 @@ INSTEAD = (
     (rb"\s*(<\?xml[^>]*>\s*)?(<!--((?!-->).)*-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG: convert it to PNG"),
     (rb"%PDF", "PDF: convert its pages to PNG"),
     (rb".{4}ftyp(hei|hev|mif|msf)", "HEIC: convert it to JPEG, for example with heif-convert"),
+    (rb".{4}ftypcrx|FUJIFILMCCD-RAW|II(RO|RS|U\0)|MMOR", DEVELOP),
     (rb".{4}ftyp", "a video: take pictures out of it, for example with ffmpeg"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "JPEG XL: convert it to PNG, for example with djxl"),
     (rb".{128}DICM", "DICOM: convert it to PNG, for example with dcm2img"),
@@ -28,3 +43,18 @@ def instead(content: bytes) -> str:
     return next(
         (f", but {what}" for pattern, what in INSTEAD if re.match(pattern, start, re.DOTALL | re.IGNORECASE)), ""
     )
+
+
+def about_raw(name: str, content: bytes) -> str | None:
+    """A clause about a file that by its name is RAW, and begins as a TIFF; Pillow would read its small preview."""
+    if name.lower().endswith(RAW_ENDINGS) and content.startswith(TIFF):
+        return f"is not a picture, but {DEVELOP}"
+    return None
+
+
+def is_raw(image: TiffImageFile, content: bytes) -> bool:
+    """Whether a TIFF has a camera's RAW in it, or its first picture is a small copy of another one in it."""
+    tags = image.tag_v2
+    if DNG_VERSION in tags or content[8:10] == b"CR":
+        return True
+    return bool(int(tags.get(NEW_SUBFILE_TYPE, 0)) & 1) and (SUB_IFDS in tags or image.n_frames > 1)

@@ -23,7 +23,7 @@ from trainer.split_names import split_of
 from trainer.tree import File, Folder, read_tree
 from trainer.values import expanded
 
-__all__ = ["FILE_COLUMNS", "LabelledFile", "Labels", "Table", "read_labels", "read_table"]
+__all__ = ["FILE_COLUMNS", "LABEL_COLUMNS", "LabelledFile", "Labels", "Table", "read_labels", "read_table"]
 
 FILE_COLUMNS = (
     *("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id"),

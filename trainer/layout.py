@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainer.errors import DataError
+from trainer.shards import refuse_shards
 from trainer.split_names import UNLABELLED_WORDS, WRAPPER_WORDS, rest_of, split_of, splits_of, words_of
 from trainer.tree import ARCHIVE, Folder
 from trainer.unclear import (
@@ -89,6 +90,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
         found = read_layout(inner, where, needs_train=needs_train)
         if found.has_splits or len(found.train_classes) > 1:
             return replace(found, is_plain=False, below=inner)
+    refuse_shards(place, tops)
     refuse_unclear(place, where, tops, {folder.name: splits[folder.name] for folder in named})
     notices += _loose_pictures(root) + _archives(root) + _index(tops)
     if named:
@@ -135,6 +137,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
     notices = notices + [_passed_over(folder, where) for folder in unlabelled]
     labelled = []
     for split, part in parts:
+        refuse_shards(f"{where}/{part.name}", part.holding)
         refuse_masks(where, part.holding)
         refuse_masks_beside_pictures(where, [part])
         if _is_unlabelled(part, split, classes):

@@ -1,4 +1,4 @@
-"""Copies that have related names: thumbs/1.jpg of photos/1.jpg, 1.CR2 of 1.JPG, 1-150x150.jpg of 1.jpg.
+"""Copies that have related names: thumbs/1.jpg of photos/1.jpg, 1.tif of 1.jpg, 1-150x150.jpg of 1.jpg.
 
 Related names alone mean little: the classes cat and dog may both have a 001.jpg. So the pixels are compared too.
 Pictures of unrelated names are also compared, because in some data sets (X-rays, digits) all pictures look alike.

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 
 from trainer.config import DataConfig
 from trainer.errors import DataError
-from trainer.formats import instead
+from trainer.formats import DEVELOP, instead, is_raw
 
 __all__ = [
     "DEEP",
@@ -120,6 +120,8 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
     do so at once, because the caller silences Pillow's warnings."""
     try:
         image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
+        if isinstance(image, TiffImageFile) and isinstance(source, bytes) and is_raw(image, source):
+            raise DataError(f"is not a picture, but {DEVELOP}; only its small preview could be read")
         most = Image.MAX_IMAGE_PIXELS
         with ONE_LARGE_AT_A_TIME if most is not None and image.width * image.height > most else nullcontext():
             image.load()  # so that a truncated file raises its error here

@@ -19,9 +19,11 @@ from PIL import Image
 from trainer.config import DataConfig
 from trainer.contest import Suggestion, about_test_table, suggest_labels
 from trainer.errors import DataError
+from trainer.formats import about_raw
 from trainer.labels import read_labels
 from trainer.layout import EXPECTED_LAYOUT, Layout, read_layout
 from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
+from trainer.shards import labels_beside
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
@@ -203,7 +205,8 @@ def _about_labels(suggestion: Suggestion | None, tree: Folder, root: Path) -> st
     """A sentence about the place in which the classes seem to be, if they are not in the names of folders."""
     if suggestion is not None:
         return suggestion.lines
-    return labels_elsewhere(tree, root) or describes_objects(tree) or classes_elsewhere(tree, root)
+    told = labels_beside(tree, root) or labels_elsewhere(tree, root)
+    return told or describes_objects(tree) or classes_elsewhere(tree, root)
 
 
 def folded(name: str) -> str:
@@ -258,4 +261,6 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"cannot be opened ({error.strerror})") from None
     if not content:
         raise DataError("is empty (0 bytes)")
+    if told := about_raw(path.name, content):
+        raise DataError(told)
     return content

@@ -52,7 +52,7 @@ def test_the_same_pictures_in_two_classes_are_found(tmp_path: Path, tops: tuple[
     "second",
     [
         "{}/{:03}.tif",
-        "{}/{:03}.CR2",
+        "{}/{:03}.TIFF",
         "{}/{:03}.png_original",
         "{}/thumbs/{:03}.png",
         "{}/{:03}-150x150.png",
@@ -68,7 +68,7 @@ def test_copies_of_a_class_that_the_splits_divide_are_found(tmp_path: Path, seco
         for i in range(first, first + 12):
             write(root, f"{kind}/{i:03}.png", scene(i))
             copy = scene(i).transpose(Image.Transpose.FLIP_LEFT_RIGHT) if "aug" in second else scene(i, 64)
-            write(root, second.format(kind, i), copy, "TIFF" if "CR2" in second else "PNG")
+            write(root, second.format(kind, i), copy, "TIFF" if "TIFF" in second else "PNG")
     (copies,) = found(root, tmp_path)
     assert copies.kind == "splits"
     assert copies.count == copies.compared > 3

@@ -14,6 +14,7 @@ import timm
 from folders import make_folder, noise, prepare, problems_of, saved, unzipped
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from trainer.config import DataConfig
 from trainer.errors import DataError
@@ -159,6 +160,9 @@ def test_pictures_that_cannot_be_used_say_why(monkeypatch: pytest.MonkeyPatch) -
         (b"<!-- a --><!-- b -->\n<svg/>", "SVG"),
         (b"<!---->" * 1000, ""),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC: convert it to JPEG"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "RAW of a camera: develop it to JPEG"),
+        (b"FUJIFILMCCD-RAW 0201", "RAW of a camera"),
+        (b"IIU\0\x18\0\0\0", "RAW of a camera"),
         (b"\0\0\0\x14ftypqt  \0\0\0\0", "a video"),
         (b"\xff\x0a\0\0", "JPEG XL"),
         (b"\0" * 128 + b"DICM" + b"\0" * 50, "DICOM"),
@@ -377,3 +381,51 @@ def test_the_cache_holds_what_read_picture_gives(tmp_path: Path) -> None:
     config = DataConfig(image_size=16, resize="squash", interpolation="bilinear")
     for name, pixels in zip(data.names, data.images, strict=True):
         np.testing.assert_array_equal(pixels, read_picture((root / name).read_bytes(), config))
+
+
+def with_tags(tags: dict[int, int | bytes], **options: Any) -> bytes:
+    ifd = ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        ifd[tag] = value
+        ifd.tagtype[tag] = 1 if isinstance(value, bytes) else 4
+    return saved(noise(), "TIFF", tiffinfo=ifd, **options)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_tags({50706: b"\1\4\0\0"}),  # DNG
+        with_tags({254: 1, 330: 8}),
+        with_tags({254: 1}, save_all=True, append_images=[noise(240, 200)]),
+        (tiff := with_tags({}))[:8] + b"CR\2\0" + tiff[12:],
+    ],
+)
+def test_of_raw_not_even_the_preview_is_read(content: bytes) -> None:
+    assert Image.open(io.BytesIO(content)).size == (24, 20)
+    with pytest.raises(DataError, match=r"RAW of a camera: develop it to JPEG or PNG, .*; only its small preview"):
+        read_picture(content, SIZE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_tags({}),
+        with_tags({254: 1}),
+        with_tags({254: 0, 330: 8}),  # a pyramid
+        with_tags({254: 0}, save_all=True, append_images=[noise(12, 10)]),
+    ],
+)
+def test_other_tiffs_are_read(content: bytes) -> None:
+    assert read_picture(content, SIZE).shape == (SIZE.image_size, SIZE.image_size, 3)
+
+
+@pytest.mark.parametrize("ending", ["NEF", "cr2", "dng", "arw", "pef", "srw"])
+def test_a_file_that_is_raw_by_its_name_is_listed_with_the_cure(tmp_path: Path, ending: str) -> None:
+    root = make_folder(tmp_path / "birds", {"owl": 2, "wren": 2})
+    noise().save(root / "owl" / "002.png", "TIFF")
+    assert len(prepare(root, tmp_path).names) == 5
+    (root / "owl" / "002.png").rename(root / "owl" / f"002.{ending}")
+    assert f"owl/002.{ending}: is not a picture, but RAW of a camera: develop it" in problems_of(root, tmp_path)
+    assert len(prepare(root, tmp_path, bad_files="skip").names) == 4
+    (root / "owl" / f"002.{ending}").write_bytes(saved(noise(), "JPEG"))  # only its name is wrong
+    assert len(prepare(root, tmp_path).names) == 5

@@ -176,7 +176,15 @@ def test_folders_inside_the_classes_that_may_be_the_classes_are_told(
     found = [one for one in warnings_of(folder, tmp_path) if "if these are the classes" in one]
     assert len(found) == bool(told)
     assert not told or found[0].endswith(told)
-    assert not [one for one in warnings_of(folder, tmp_path, group_by="([^/]+)/[^/]+$") if "these are the" in one]
+
+
+def test_folders_inside_the_classes_that_are_groups_by_a_setting_are_not_taken_for_classes(tmp_path: Path) -> None:
+    folder = make_pictures(
+        tmp_path / "data", {f"{kind}/{name}{kind}x": 6 for kind in "ab" for name in ("anna", "bert")}
+    )
+    assert [one for one in warnings_of(folder, tmp_path) if "if these are the classes" in one]
+    settings = {"group_by": "([^/]+)/[^/]+$", "test_fraction": 0.0}
+    assert not [one for one in warnings_of(folder, tmp_path, **settings) if "if these are the classes" in one]
 
 
 @pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"test_fraction": 0.3}])
