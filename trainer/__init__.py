@@ -37,7 +37,6 @@ pictures      reads one picture
 formats       files that are no pictures, by their first bytes
 background    a picture without its background
 scan          lists the pictures of a data folder
-    shards        folders that are numbers, and files with the class beside each picture
 tree          the folders and files of a data folder
 layout        which folders are splits, and which are classes
 split_names   splits by the names of folders
@@ -48,6 +47,7 @@ classes       which values of a column may be classes
 one_hot       label tables with a column for each class
 other_labels  labels that are not read, because they are in other files than tables or in the names of pictures
 pixels        tables with the pixels of pictures in their cells
+shards        numbered folders of WebDataset, and files with the class of each picture beside it
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds
 near          near-duplicates across splits

@@ -6,7 +6,7 @@ import re
 
 from PIL.TiffImagePlugin import TiffImageFile
 
-__all__ = ["DEVELOP", "about_raw", "instead", "is_raw"]
+__all__ = ["DEVELOP", "RAW_ENDINGS", "about_raw", "instead", "is_raw"]
 
 RAW_ENDINGS = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf"),

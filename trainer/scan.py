@@ -19,7 +19,7 @@ from PIL import Image
 from trainer.config import DataConfig
 from trainer.contest import Suggestion, about_test_table, suggest_labels
 from trainer.errors import DataError
-from trainer.formats import about_raw
+from trainer.formats import RAW_ENDINGS, about_raw
 from trainer.labels import read_labels
 from trainer.layout import EXPECTED_LAYOUT, Layout, read_layout
 from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
@@ -158,6 +158,8 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
     notices += _about_tables(suggestion, layout, tree, root)
+    raw = _raw_beside_pictures(layout)
+    notices += _about_raw(raw)
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     files: list[File] = []
@@ -169,8 +171,9 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             class_name = spelled.setdefault(unicodedata.normalize("NFC", name), name)
             class_folders.append((folder.name, split, class_name))
             for file in folder.walk():
-                pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
-                files.append(file)
+                if file.name not in raw:
+                    pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
+                    files.append(file)
     if not class_folders:
         told = _about_labels(suggestion, tree, root)
         where = f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
@@ -221,6 +224,29 @@ def folded(name: str) -> str:
     if len(seen) > 1:
         seen = BETWEEN_LETTERS.sub("", seen.translate(LOOK_ALIKES))
     return re.sub(r"0*(\d+)(\.0*)?", r"\1", seen) if re.fullmatch(r"[-+]?\d+(\.0*)?", seen) else seen
+
+
+def _raw_beside_pictures(layout: Layout) -> list[str]:
+    """The names of RAW files that have a picture of the same name beside them: cameras write 1.NEF beside 1.JPG."""
+    files = [file for _, part in layout.parts for folder in part.folders for file in folder.walk()]
+    pictures = {file.name.rpartition(".")[0] for file in files if file.is_picture}
+    return [
+        file.name
+        for file in files
+        if file.name.lower().endswith(RAW_ENDINGS) and file.name.rpartition(".")[0] in pictures
+    ]
+
+
+def _about_raw(names: Sequence[str]) -> list[str]:
+    """A sentence about RAW files that are not used, if there are any."""
+    if not names:
+        return []
+    if len(names) == 1:
+        return [f"{names[0]} is RAW of a camera, and is not used, because a picture of the same name is beside it"]
+    return [
+        f"{len(names):,} files are RAW of a camera, and are not used, because pictures of the same names are beside "
+        f"them, the first: {names[0]}"
+    ]
 
 
 def _about_links(tree: Folder) -> list[str]:

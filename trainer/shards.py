@@ -107,7 +107,7 @@ def _stem(file: File) -> str:
 
 
 def _some(files: Sequence[File]) -> Sequence[File]:
-    return files[:: -(-len(files) // READ)] if files else ()
+    return files[:: -(-len(files) // READ)]
 
 
 def _text(file: File) -> str:

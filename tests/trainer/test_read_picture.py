@@ -391,13 +391,19 @@ def with_tags(tags: dict[int, int | bytes], **options: Any) -> bytes:
     return saved(noise(), "TIFF", tiffinfo=ifd, **options)
 
 
+def as_cr2(tiff: bytes) -> bytes:
+    """A TIFF with the header of CR2, whose last part takes the place of the tags; these move to the end."""
+    assert tiff[:8] == b"II*\0\x08\0\0\0"
+    return tiff[:4] + len(tiff).to_bytes(4, "little") + b"CR\2\0" + tiff[12:] + tiff[8:]
+
+
 @pytest.mark.parametrize(
     "content",
     [
         with_tags({50706: b"\1\4\0\0"}),  # DNG
         with_tags({254: 1, 330: 8}),
         with_tags({254: 1}, save_all=True, append_images=[noise(240, 200)]),
-        (tiff := with_tags({}))[:8] + b"CR\2\0" + tiff[12:],
+        as_cr2(with_tags({})),
     ],
 )
 def test_of_raw_not_even_the_preview_is_read(content: bytes) -> None:
@@ -429,3 +435,19 @@ def test_a_file_that_is_raw_by_its_name_is_listed_with_the_cure(tmp_path: Path, 
     assert len(prepare(root, tmp_path, bad_files="skip").names) == 4
     (root / "owl" / f"002.{ending}").write_bytes(saved(noise(), "JPEG"))  # only its name is wrong
     assert len(prepare(root, tmp_path).names) == 5
+
+
+def test_raw_beside_a_picture_of_the_same_name_is_passed_over_and_counted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"train/owl": 3, "train/wren": 2, "test/owl": 1})
+    for name in ("train/owl/000.NEF", "train/owl/001.NEF", "test/owl/000.nef"):
+        (root / name).write_bytes(with_tags({50706: b"\1\4\0\0"}))
+    data = prepare(root, tmp_path)
+    assert len(data.names) == 6
+    assert [one for one in data.notices if "RAW" in one] == [
+        "3 files are RAW of a camera, and are not used, because pictures of the same names are beside them, the first: "
+        "test/owl/000.nef"
+    ]
+    (root / "train/wren/alone.NEF").write_bytes(with_tags({}))
+    told = problems_of(root, tmp_path)
+    assert "train/wren/alone.NEF: is not a picture, but RAW of a camera" in told
+    assert "train/owl" not in told
