@@ -76,9 +76,9 @@ TOGETHER = (
     ("class_weights", "class_sampling", "logit_adjustment"),
     ("sam.rho",),  # the rule also names ``precision``, which cannot be sampled
 )
-"""Some rules of TrainConfig concern several settings at once. Each entry lists those of one rule's
-settings that can be sampled. A corner of a space is a combination of choices and of ends of ranges. A rule that accepts
-all corners of a space accepts each point of it."""
+"""Some rules of TrainConfig concern several settings at once. Each entry belongs to one rule, and lists its settings
+without those that cannot be sampled. Each rule is tested at the corners of a space: the combinations of its choices and
+of the ends of its ranges. A rule that accepts all corners of a space accepts each point of it."""
 
 WIDTH_SHARE = "width_share"
 """Name of the setting that is sampled instead of width_mult if other sampled settings change the size too. Its value is

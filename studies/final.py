@@ -90,8 +90,9 @@ class Final(FrozenModel):
     ensemble: int | Selection | Literal["folds"] = 1
     """Number of models that are trained, each with its own seed, and exported together; their probabilities are
     averaged. { of = 10, keep = 6 }: ten are trained, and the six that are best together on the validation split are
-    exported. The ensemble's accuracy on that split is too high; the test split measures it. "folds": the models of all
-    folds of data.folds are exported, and a CSV with the predictions of each for the pictures of its fold."""
+    exported. The ensemble's accuracy on that split is too high; the test split measures it. "folds": one model for each
+    fold of data.folds is exported, and a CSV with a prediction for each picture of the training and validation split,
+    by the model that was not trained on it."""
     limit_each: bool = False
     """true: the limit applies to each model of an ensemble alone. false: to all of them together."""
     tta: tuple[str, ...] = ()

@@ -24,8 +24,9 @@ A key that is left out has its default; a key that is not listed here is an erro
 `--set TABLE.KEY=VALUE` sets a key, for example `--set train.epochs=5`. If a table has the column "searched",
 a yes there means that `[space]` may search the setting. In `[space]`, the key of a nested table
 is written with the table's name before it, as in `"sam.rho"`.
-Only some models have a setting of the size: its text lists them after "Families:". With another model in `[train]`, the
-setting is an error. If `[space]` has several models, the setting has no effect on those that do not have it.
+Settings that change the size of a model, such as `width_mult`, exist only for some models: the text of the setting
+lists them after "Families:". With another model in `[train]`, any value but the default is an error. If `[space]` has
+several models, the setting has no effect on those that do not have it.
 
 This page is generated from the program: `python -m studies.reference > docs/settings.md`.
 """

@@ -1,9 +1,9 @@
 """StudySpec: a study file, validated.
 
-Every field has a docstring with its unit and default: here, in axes.py, final.py, notify.py and cluster.py, and for
-[train] and [data] in trainer/config.py and data_config.py.
+Every field has a docstring with its unit, and with its default where the code alone does not show it: here, in axes.py,
+final.py, notify.py and cluster.py, and for [train] and [data] in trainer/config.py and data_config.py.
 
-Long: all tables are in one class, because they are validated against each other.
+Long: StudySpec has all tables as fields, and validates them against each other.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Limit(FrozenModel):
 
 
 class Search(FrozenModel):
-    """Sampler, pruner and budget. May be changed between two launches of a study."""
+    """Sampler, pruner and budget. May be changed between two launches of a study, with two exceptions. ``objective``
+    may not be changed once a trial has a value. A change of the rungs (``pruner``, ``min_epochs``,
+    ``reduction_factor``) is refused if trials are paused, or were trained up to a rung with a schedule of its own."""
 
     trainings: float | None = Field(30, gt=0)
     """Budget: compute, in full trainings. Every epoch (or fold) of every trial counts: 10 epochs of 30 are a third.
@@ -89,16 +91,17 @@ class Search(FrozenModel):
     others are Optuna's: they are asked after every epoch except the last, and a pruned trial has ended."""
     min_epochs: int | None = Field(None, ge=1)
     """Epochs (or folds) before a trial can be paused or pruned. This is the first rung. The pruner median can prune one
-    epoch before it, if min_epochs is 2 or more. Default with promote: the epochs divided by reduction_factor^2, with
-    factor 3 a ninth. If that is less than two epochs and each schedule is cosine or milestones, the epochs divided by
-    reduction_factor, a third. With another schedule, at least the warm-up and one more epoch. With folds: the folds
-    divided by reduction_factor^2, at least 1. Default with the other pruners: 1."""
+    epoch before it, if min_epochs is 2 or more. Default with promote: the epochs divided by reduction_factor^2 (a ninth
+    with factor 3). If all schedules of the study are cosine or milestones and that is less than two epochs, it is the
+    epochs divided by reduction_factor (a third). If the study has any other schedule, it is at least one epoch more
+    than the warm-up. With folds, it is the folds divided by reduction_factor^2, and at least 1. Default with the other
+    pruners: 1."""
     reduction_factor: int = Field(3, ge=2)
     """Factor of promote, successive_halving and hyperband, which compare trials at rungs. With 3, each rung has three
     times the epochs of the rung before it, and one of three trials goes on from a rung."""
     transfer: int = Field(0, ge=0)
-    """Largest number of recipes that are taken from earlier studies and tried after the known recipes. They are of the
-    same person and the same model family."""
+    """Largest number of recipes that are taken from earlier studies and tried after the known recipes. Only studies of
+    the same person count, and of them only recipes whose model is of a family that this study trains."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful if one small model does not keep the GPU busy. No effect on
     a CPU: there, ``--gpus cpu:2`` sets two workers."""
@@ -128,8 +131,8 @@ class Faults(FrozenModel):
     """A worker is killed if an epoch (or fold) takes this many times as long as the slowest one of its trial. The trial
     goes on in a new process."""
     hang_seconds: float = Field(120, gt=0)
-    """Shortest time in seconds without a result after which a worker is killed, however short its epochs are. Before
-    the first result of its trial, ``first_epoch_seconds`` counts instead."""
+    """A worker whose trial has a result is not killed before it has been this many seconds without a further one,
+    however short its epochs are. Until the first result, ``first_epoch_seconds`` counts instead."""
     first_epoch_seconds: float = Field(3600, gt=0)
     """Seconds after which a worker is killed while it starts, or if its trial has no result yet. In a study with folds,
     the first result may take this time for each epoch of the fold. If ``hang_factor`` times the slowest epoch (or fold)
@@ -142,9 +145,9 @@ class Faults(FrozenModel):
     trainings without the database, and then waits for this time."""
     checkpoint_gb: float = Field(20, gt=0)
     """Quota in GB (1e9 bytes) for a study's checkpoints. Over the quota, a search deletes checkpoints of earlier
-    exports and of earlier studies of its name, the oldest first. Then it deletes those of its own paused trials, which
-    begin anew if they are promoted. An export deletes none of its own checkpoints before it has ended. Exported folders
-    are never deleted."""
+    exports, and of other studies of the same name (deleted ones, or those of another database), the oldest first. Then
+    it deletes those of its own paused trials, which begin anew if they are promoted. An export deletes none of its own
+    checkpoints before it has ended. Exported folders are never deleted."""
 
 
 class Confirm(FrozenModel):
@@ -160,7 +163,7 @@ class Confirm(FrozenModel):
     """Number of the best trials to train again. 0: none is, and the best trial of the search is exported. Default: a
     race, or 5 if ``seeds`` is named."""
     seeds: int | None = Field(None, ge=1)
-    """Number of fresh seeds for each of these trials. With one, ties are not recognised. Default: a race, or 3 if
+    """Number of fresh seeds for each of these trials. With one, only equal results are a tie. Default: a race, or 3 if
     ``top`` is named."""
     report_seeds: int | None = Field(None, ge=0)
     """Number of further fresh seeds of the winner. They have no part in the choice, and only they measure the winner.
@@ -220,7 +223,7 @@ class StudySpec(FrozenModel):
             )
         return name
 
-    # Each field has its own check, against the fields above it. So most mistakes in other tables are reported too.
+    # Each table has a check of its own, against the tables above it. So a mistake in one table hides few in others.
     @field_validator("train")
     @classmethod
     def _crops_have_room(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
@@ -332,7 +335,8 @@ class StudySpec(FrozenModel):
 
     @property
     def decays_as_a_whole(self) -> bool:
-        """Whether the decay of each schedule is complete at the end of a training, also of a shortened one."""
+        """Whether each schedule that the study may use has lowered the learning rate in full when a training ends, even
+        a shortened one."""
         return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
 
     def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:

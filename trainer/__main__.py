@@ -24,7 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", metavar="DIR", help="folder of pictures; overrides data.path")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads; default: one per core, on a CPU at most OMP_NUM_THREADS"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads; default: one per core; to train on a CPU, at most OMP_NUM_THREADS",
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures")
     parser.add_argument(

@@ -1,5 +1,5 @@
-"""A picture without its background, by OpenCV's GrabCut. Model cards print ``without_background``, so it uses no other
-code of this program."""
+"""A picture without its background, by OpenCV's GrabCut. Model cards contain the source of ``without_background``,
+so it uses no other code of this program."""
 
 from __future__ import annotations
 

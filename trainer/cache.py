@@ -83,7 +83,7 @@ class Cache:
     classes: list[str]
     splits: list[str]
     groups: list[str]
-    """Each picture's group in a table, which no drawn split divides; "" without a group."""
+    """The group that a label table gives each picture; no drawn split divides a group. "" without a group."""
     sha256: list[str]
     crc32: list[int]
     """CRC-32 of each picture's pixels."""
@@ -115,7 +115,8 @@ def build_cache(
     cache. If their content differs, they get a cache of their own, because a search may still read the old one.
 
     If two processes call this at the same time, only one of them builds the cache. ``list_pictures`` is called only to
-    build it. ``read`` is called in several threads at once: Pillow decodes and resizes without the interpreter lock.
+    build it, or to compare the pictures with it. ``read`` is called in several threads at once: Pillow decodes and
+    resizes without the interpreter lock.
 
     Raises:
         DataError: no picture is readable.
@@ -151,7 +152,8 @@ def _with_same_pictures(
     content = content_of(listing, bad, read, report)
     if content == bad | dict(zip(cache.names, cache.sha256, strict=True)):
         return cache.path
-    return cache.path.with_name(f"{cache.path.name.rpartition('-')[0]}-{key_of(content)}")
+    first = cache.path.name
+    return cache.path.with_name(f"{first.rpartition('-')[0]}-{key_of(first, content)}")
 
 
 def _open_or_build(
@@ -201,7 +203,8 @@ def _open_or_build(
 
 
 def shaping(config: DataConfig) -> dict[str, Any]:
-    """The settings that decide the pixels, without later ones at their defaults (``identity``)."""
+    """The settings that decide the pixels. A setting that a later version added is left out at its default
+    (``trainer.identity``)."""
     return {name: value for name, value in identity(config).items() if name in SHAPING}
 
 

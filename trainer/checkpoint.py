@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _CRC_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
-"""Number of bytes after which the system is asked each time to begin writing them to the disk."""
+"""Each time that so many more bytes have come, the system is asked to begin writing them to the disk."""
 
 
 OptimizerState = dict[str, Any]

@@ -21,7 +21,8 @@ def decimals_in(values: Iterable[str]) -> list[str]:
 
 
 def are_measured(values: Iterable[str]) -> bool:
-    """Whether most different values have decimal places, not only .0, and are too many for classes: ages, scores."""
+    """Whether the values are measured numbers (ages, scores): over half of the different ones, and more than
+    MANY_DECIMALS of them, have decimal places, and not all of these are .0."""
     found = set(values)
     decimals = decimals_in(found)
     return len(decimals) > max(MANY_DECIMALS, len(found) / 2) and any(one.rstrip("0")[-1] != "." for one in decimals)

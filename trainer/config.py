@@ -85,10 +85,10 @@ class TrainConfig(FrozenModel):
     """Factor on the layers of each stage. The number of layers is rounded, so search it as a list of choices. Families:
     rexnet_100, rexnetr_100, efficientnet_b0."""
     initial_chs: int = Field(16, ge=1)
-    """Channels of ReXNet's first block, before width_mult. Families: rexnet_100, rexnetr_100."""
+    """Channels of ReXNet's first block, times width_mult if that is above 1. Families: rexnet_100, rexnetr_100."""
     final_chs: int = Field(180, ge=1)
-    """Channels by which ReXNet's blocks grow from the first to the last, before width_mult. Families: rexnet_100,
-    rexnetr_100."""
+    """Each of ReXNet's n blocks has final_chs / n channels more than the one before it, before width_mult. Families:
+    rexnet_100, rexnetr_100."""
     growth: float = Field(2.0, ge=1, le=4)
     """Factor on the channels from one stage of a ResNet to the next. Families: resnet*."""
     stem: Literal["timm", "cifar"] = "timm"
@@ -290,7 +290,9 @@ class TrainConfig(FrozenModel):
         if len(corrections) > 1:
             raise ValueError(f"{' and '.join(corrections)} correct the same imbalance more than once; keep one of them")
         if self.precision == "fp16" and self.sam is not None:
-            raise ValueError('precision = "fp16" does not go with sam: an overflow would move the weights; use "auto"')
+            raise ValueError(
+                'precision = "fp16" does not go with sam: sam would move the weights by an overflow; use "auto"'
+            )
         if self.schedule == "milestones" and not self.milestones:
             raise ValueError('schedule = "milestones" needs milestones, for example [0.3, 0.5, 0.7, 0.9]')
         if any(not 0 < share < 1 for share in self.milestones):

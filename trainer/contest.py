@@ -27,10 +27,10 @@ class Suggestion:
     reason: str
     """What was found, and what to do."""
     contradicts_folders: bool
-    """Whether the table contradicts the folders: in each column that may have the classes, pictures of one folder have
-    different labels."""
+    """Whether the table contradicts the folders: whichever column has the classes, there is a folder whose pictures
+    have different labels."""
     divided: Collection[str] = ()
-    """The folders whose pictures have several labels, if the column of the classes is known."""
+    """The folders whose pictures have different labels, if the column of the classes is known."""
     is_clear: bool = True
     """Whether the column of the classes is known; if not, the table may have none."""
     settings: str = ""

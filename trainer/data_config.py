@@ -73,7 +73,7 @@ class DataConfig(FrozenModel):
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Source of the mean and standard deviation that normalise the pictures: ImageNet, or the training split."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training pictures, without those held out for test, that is held out for validation. Unused if the
+    """Share of the training pictures that is held out for validation, after those for test were held out. Unused if the
     source has a validation split."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of each class's training pictures that is used, at least one picture of each class, drawn by split_seed.

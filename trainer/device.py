@@ -276,7 +276,8 @@ class Device:
 
     @cached_property
     def _side_stream(self) -> torch.cuda.Stream:
-        """The stream of copies. All epochs have the same one, because a stream reuses only its own memory."""
+        """The stream of copies. All epochs have the same one, because memory is reused only within the stream
+        that it was allocated for."""
         return torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
 
     @cached_property

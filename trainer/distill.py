@@ -23,8 +23,8 @@ from trainer.sums import check_teacher
 from trainer.values import expanded, nearest
 
 moved: dict[str, Path] = {}
-"""Teachers that lie elsewhere on this machine: the name in the settings -> the folder. The settings keep the name,
-because checkpoints are compared with the settings."""
+"""Teachers whose folder on this machine is not the one in the settings (on a node of a cluster): the name in the
+settings -> the folder here. The settings keep the name, because checkpoints are compared with the settings."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Normalization:
 
 
 class Teacher:
-    """A model that is not trained. It classifies the same views that the student sees."""
+    """A model whose weights stay as they are. It classifies the same views that the student sees."""
 
     def __init__(self, settings: Distill, model: nn.Module, rescale: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         self.settings, self.model, self.rescale = settings, model.eval().requires_grad_(False), rescale

@@ -1,4 +1,5 @@
-"""Errors of training that the user can correct. Each message is one sentence with the value and the cure.
+"""Errors of training that the user can correct. A message has the value and, where there is one, the
+cure; if there are several problems, a line for each.
 
 TrainerError
 ├── ConfigError      a setting that is unknown, out of range, or does not fit the others

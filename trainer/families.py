@@ -52,7 +52,7 @@ class Family:
     """A candidate's size in closed form; not used with ``model_args``. None: the model is built on the meta device and
     counted."""
     dip: Callable[[nn.Module], float] | None = None
-    """Returns the only width_mult at which a model's size may fall instead of rising. None: the size never falls."""
+    """A model's size grows with width_mult, but may fall at one value, which this returns. None: it never falls."""
     is_padded: bool = False
     """Whether trainer.padding pads the channels to multiples of 8."""
 
@@ -114,8 +114,9 @@ def _build_resnet(name: str, *, stem: Literal["cifar"], in_chans: int, **args: A
 def _resnet_dip(model: nn.Module) -> float:
     """The width at which a ResNet's first stage is as wide as its stem, and so needs no projection.
 
-    The first stage has 64 channels at width_mult 1. With 16 channels, a resnet50 with ten classes has 1,783 parameters
-    fewer than with 15; with 64, a resnet10t has 1,165 fewer than with 63.
+    The first stage has 64 channels at width_mult 1. The blocks of a resnet50 put out four times as many, so the two are
+    equal if it has 16: then a resnet50 with ten classes has 1,783 parameters fewer than with 15. A resnet10t has 1,165
+    fewer with 64 than with 63.
     """
     block: Any = model.layer1[0]  # type: ignore[index]  # a Sequential of blocks
     return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)

@@ -12,7 +12,8 @@ DEVIATION = 0.1
 """Standard deviation of the draws (Krizhevsky et al., 2012, section 4.1)."""
 
 DECIMALS = 6
-"""Decimals of all values: the last bits of an eigenvector differ between machines, but identities must be equal."""
+"""Decimals of all values: the last bits of an eigenvector differ between machines, but an export's identity,
+which these values are a part of, must not."""
 
 
 @dataclass(frozen=True)

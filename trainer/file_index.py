@@ -57,7 +57,7 @@ class FileIndex:
         self._by_number: dict[str, list[File]] = defaultdict(list)
         self._root = [_folded(part) for part in root.resolve().parts[1:]]
         for file in files:
-            parts = _folded(os.fsencode(file.name).decode("utf-8", "surrogateescape")).split("/")  # as tables have it
+            parts = _folded(os.fsencode(file.name).decode("utf-8", "surrogateescape")).split("/")  # UTF-8, as in tables
             for start in range(len(parts)):
                 key = "/".join(parts[start:])
                 for one in {key, _stem(key)}:
@@ -225,9 +225,9 @@ def tables_in(tree: Folder) -> list[File]:
 
 
 def files_around(tree: Folder) -> list[File]:
-    """Files that may say something about the pictures. They are in the data folder, in a wrapper (a folder inside that
-    holds all pictures), or in a folder directly inside one of these. If such a folder holds no pictures, its files at
-    any depth are included."""
+    """Files that may say something about the pictures. They are in the data folder, in a wrapper (a folder inside it,
+    which holds all pictures), or in a folder directly inside one of these. If such a folder holds no pictures, its
+    files at any depth are included."""
     wraps = [tree, unwrapped(tree)]
     while (name := wraps[-1].name.rpartition("/")[0]) and name != tree.name:
         wraps.append(next(one for one in tree.tree() if one.name == name))

@@ -1,7 +1,7 @@
 """Changes of a model for fewer and faster kernels on a GPU. On a CPU, they change no bit of a step.
 
-Their kernels were counted on the null GPU (tests/nullgpu): bench/trainer.md, "GPU kernels of a step".
-"""
+The kernels of a step with and without them were counted on a simulated GPU (tests/nullgpu): bench/trainer.md, "GPU
+kernels of a step"."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def count_params(config: TrainConfig, shape: Shape) -> int:
 
 
 def dip(config: TrainConfig) -> float | None:
-    """The only width_mult at which the candidate's size may fall instead of rising; None: it never falls.
+    """The only width_mult at which the candidate's size falls while width_mult grows; None: it never falls.
 
     Raises:
         ConfigError: as in ``build_model``.

@@ -129,8 +129,8 @@ def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
 def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) -> None:
     """Multiply each tensor by its factor, which has the shape that ``_unit_norms`` gives.
 
-    The factor of a vector is a scalar, and each scalar would take a kernel of its own. So one tensor gets them all,
-    each repeated for every element of its vector.
+    The factor of a vector is a scalar, and each product with a scalar would take a kernel of its own. So the factors
+    are first repeated, in one tensor, for all elements of their vectors.
     """
     vectors = [(tensor, factor) for tensor, factor in zip(tensors, factors, strict=True) if tensor.ndim == 1]
     if vectors:
@@ -144,8 +144,8 @@ def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) 
 
 @lru_cache(maxsize=1)
 def _owners(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """For each element of vectors of these sizes, the number of its vector. Kept for the next steps: a GPU
-    waits for each copy from the host."""
+    """For each element of vectors of these sizes, the number of its vector: (2, 3) gives 0, 0, 1, 1, 1. Kept for the
+    next steps: a GPU waits for each copy from the host."""
     return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
 
@@ -163,8 +163,8 @@ class Ascent:
     """Sharpness-aware minimization: move the weights along the gradient, take the gradient there, move them back.
 
     SAM is Foret et al., 2021, equation 2. ASAM, with the radius in units of each weight's size, is Kwon et al., 2021,
-    equation 6 (without the offset of bias terms). Only the first pass updates batch norm's running statistics.
-    """
+    equation 6; the size of a weight is its absolute value, also that of a bias. Only the first pass updates batch
+    norm's running statistics."""
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
         assert config.sam is not None

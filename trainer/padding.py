@@ -87,8 +87,8 @@ class Padding:
 
 
 class _PaddedBlock(LinearBottleneck):
-    """A ReXNet block whose shortcut adds only the real channels of the input. The result has more real channels
-    than the input. The gradients of those that only the result has must not reach the input's padded channels."""
+    """A ReXNet block whose shortcut adds only the real channels of the input. Where the input has
+    padded channels, some of the result are real; their gradients must not reach the input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = super().forward(x)  # without the shortcut

@@ -47,7 +47,7 @@ DEEP = {
     BYTES: _SCALED.format(_UPRIGHT),
     SPREAD: _SCALED.format(f"((a := {_UPRIGHT}) - a.min()) * (255 / (np.ptp(a) or 1))"),
 }
-"""Each reason above that is a range of values -> a line of code that scales them to 8 bits, as _upright does."""
+"""Each reason above except TURNED -> a line of code that scales the values to 8 bits, as _upright does."""
 
 READ_RIGHT = {TURNED: 'ImageOps.exif_transpose(Image.open(file)).convert("MODE")', **DEEP}
 
@@ -241,8 +241,8 @@ def _square(image: Image.Image, config: DataConfig) -> Image.Image:
     if max(width, height) <= 64 * scaled:
         return image.resize((width, height), filter).crop((left, top, left + size, top + size))
     # A strip is cropped first. Otherwise 1 x 2000 pixels would become 1024 x 2,048,000. The filter still uses pixels
-    # beyond the box. The result differs only by rounding and clipping: bicubic can overshoot. Pillow clips between its
-    # passes over rows and columns, and begins with the cheaper one.
+    # beyond the box. The result differs only by rounding, and where bicubic overshoots: Pillow clips between its passes
+    # over rows and columns, and the size decides which one is first.
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     return image.resize((size, size), filter, box)

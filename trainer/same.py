@@ -1,8 +1,9 @@
 """Whether a cache still has the pictures of its folder, if files were replaced by others of the same size and time.
 
 The name of a cache depends on names, sizes and times of files, which ``cp -p`` and ``mv`` keep. Such a replacement
-changes the inode or the time of the inode's last change (ctime), as git compares them. So do harmless things: another
-mount, a copy that was put back. So the pictures are then read and compared with the cache's hashes.
+changes the inode or the time of the inode's last change (ctime), as git compares them. Harmless things change them,
+too: another mount, a copy that was put back. Therefore the pictures are then read, and compared with the hashes in the
+cache.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def content_of(
     return found
 
 
-def key_of(content: dict[str, str]) -> str:
-    """A hash of the content of all files, for the name of their cache."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+def key_of(first: str, content: dict[str, str]) -> str:
+    """A hash for the name of the cache of replaced files: of the first cache's name, which depends on the settings, and
+    of the content of all files."""
+    return hashlib.sha256(json.dumps([first, content], sort_keys=True).encode()).hexdigest()[:12]

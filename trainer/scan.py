@@ -63,7 +63,7 @@ class Picture:
     split: str
     load: Callable[[], Source]
     group: str = ""
-    """The picture's group in a table, which no drawn split divides; "" without a group."""
+    """The group that a label table gives the picture; no drawn split divides a group. "" without a group."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _about_raw(names: Sequence[str]) -> list[str]:
 
 
 def _about_links(tree: Folder) -> list[str]:
-    """A sentence about links to folders around them, if there are any."""
+    """A sentence about links to folders that contain them, if there are any."""
     links = tree.links_back
     if not links:
         return []

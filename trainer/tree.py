@@ -83,7 +83,7 @@ class Folder:
     files: tuple[File, ...]
     folders: tuple[Folder, ...]
     links_back: tuple[str, ...] = ()
-    """Names of links in it, at any depth, to a folder around them; they are not followed."""
+    """Names of links in it, at any depth, to a folder that contains them; they are not followed."""
 
     @property
     def base(self) -> str:
@@ -121,7 +121,7 @@ class Folder:
 def read_tree(root: Path) -> Folder:
     """Read the tree below ``root``, through symbolic links, without files of operating systems and of this program.
 
-    A link to a folder around it is not followed, because that would read the folder's pictures a second time.
+    A link to a folder that contains it is not followed, because that would read the folder's pictures a second time.
 
     Raises:
         DataError: the folder is missing, or a folder below it cannot be listed.

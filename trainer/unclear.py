@@ -133,7 +133,8 @@ def option_for(folder: Folder, where: str) -> str:
 
 
 def _use_one(parts: Sequence[Folder], where: str) -> str:
-    """A clause to use one of the parts. It names a part with over half of the pictures; others may be test pictures."""
+    """A clause that advises to use one of the parts. If one has over half of the pictures, the clause names it; the
+    others may be test pictures."""
     count = {part.name: sum(file.is_picture for file in part.walk()) for part in parts}
     most = [part for part in parts if 2 * count[part.name] > sum(count.values())]
     return f"use {option_for(unwrapped(most[0]), where)}" if most else "use one of them with --data"

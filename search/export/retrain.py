@@ -209,8 +209,8 @@ class Retraining:
         for one in plan.race:
             kept = min(one.keep, len(chosen))
             first = f"the best {count(kept, 'trial')}" if kept > 1 else "the best trial"
-            who = f"then the best {one.keep}" if parts else first
-            parts.append(f"{who} with {count(one.seeds, 'fresh seed')}")
+            again = f"then the best {one.keep} until {'it' if one.keep == 1 else 'each'} has {one.seeds}"
+            parts.append(again if parts else f"{first} with {count(one.seeds, 'fresh seed')}")
         parts += [f"then the winner with {plan.report_seeds} more, which measure it"] if plan.report_seeds else []
         already = f", {done} of them already" if done else ""
         self.console.say(f"confirming {', '.join(parts)}: {count(total, 'training')}{already}")

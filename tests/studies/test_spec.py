@@ -209,7 +209,7 @@ def test_a_space_with_candidates_that_could_not_be_trained_is_refused(space: dic
 
 
 def test_a_space_of_sam_is_refused_beside_fp16_as_fixed_sam_is() -> None:
-    space, line = {"sam.rho": {"low": 0.01, "high": 0.2}}, 'precision = "fp16" does not go with sam: an overflow would'
+    space, line = {"sam.rho": {"low": 0.01, "high": 0.2}}, 'precision = "fp16" does not go with sam: sam would move'
     (sampled,) = problems(train={"precision": "fp16"}, space=space)
     (fixed,) = problems(train={"precision": "fp16", "sam": {}})
     assert (sampled.startswith(f"space.sam.rho: {line}"), fixed.startswith(f"train: {line}")) == (True, True)

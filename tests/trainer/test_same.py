@@ -144,3 +144,18 @@ def test_a_cache_folder_of_others_is_compared_each_time(tmp_path: Path) -> None:
         after, stages = prepare(root, tmp_path / "caches")
         assert after.cache_path == before.cache_path
         assert COMPARING in stages
+
+
+@pytest.mark.parametrize("other", [{"resize": "squash"}, {"labels": "other.csv"}], ids=["resize", "table"])
+def test_replaced_pictures_have_a_cache_for_each_study(tmp_path: Path, other: dict[str, str]) -> None:
+    root = pets(tmp_path / "pets")
+    rows = [f"{folder}/{i}.bmp,{'even' if i % 2 == 0 else 'odd'}" for folder in ("cat", "dog") for i in range(4)]
+    (root / "other.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    for settings in ({}, other):
+        prepare(root, tmp_path / "caches", **settings)
+    copy_over(root)
+    plain, _ = prepare(root, tmp_path / "caches")
+    second, _ = prepare(root, tmp_path / "caches", **other)
+    assert plain.cache_path != second.cache_path
+    assert plain.class_names == ("cat", "dog")
+    assert second.class_names == (("even", "odd") if "labels" in other else ("cat", "dog"))
