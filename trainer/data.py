@@ -28,7 +28,7 @@ from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
 from trainer.layout import EXPECTED_LAYOUT
 from trainer.pictures import centre_of, read
-from trainer.scan import Listing, Picture, folded, scan
+from trainer.scan import Listing, Picture, another_name, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
@@ -313,8 +313,8 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
         if split == "train" and name not in in_train and refuses_bad_files:
             problems.append(f"{folder}: this class has no readable picture; add some or remove its {what}")
         if split != "train" and name not in in_train and readable[split, name]:
-            twins = [one for one in in_train if folded(one) == folded(name)]
-            cure = f"rename it to {twins[0]}" if twins else f"add some or remove its {what}"
+            others = [one for one in in_train if not readable[split, one]]
+            cure = another_name(name, in_train, others, f"add some or remove its {what}")
             problems.append(f"{folder}: this class has no training picture; {cure}")
     for split in cache.own_splits:
         if split not in cache.splits:

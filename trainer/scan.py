@@ -27,7 +27,9 @@ from trainer.shards import labels_beside
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
-__all__ = ["LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "folded", "scan", "scan_folder"]
+__all__ = [
+    *("LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "another_name", "folded", "scan", "scan_folder"),
+]
 
 Source: TypeAlias = bytes | Image.Image
 """The bytes of a picture's file, or the decoded picture."""
@@ -224,6 +226,23 @@ def folded(name: str) -> str:
     if len(seen) > 1:
         seen = BETWEEN_LETTERS.sub("", seen.translate(LOOK_ALIKES))
     return re.sub(r"0*(\d+)(\.0*)?", r"\1", seen) if re.fullmatch(r"[-+]?\d+(\.0*)?", seen) else seen
+
+
+def another_name(name: str, known: Iterable[str], others: Iterable[str], cure: str) -> str:
+    """The cure for a class that is not in train: the name of a class of train, if the two look alike, or one begins
+    with the other (test/oak, train/oak_left_T2); else ``cure``.
+
+    Args:
+        name: the class.
+        known: the classes of train.
+        others: those of them that the split of this class does not have.
+        cure: what helps if the names have nothing in common.
+    """
+    plain = folded(name)
+    if twin := next((one for one in known if folded(one) == plain), None):
+        return f"rename it to {twin}"
+    long = next((one for one in others if folded(one).startswith(plain) or plain.startswith(folded(one))), None)
+    return f"if it is {long} of train, give both the same name; else {cure}" if long else cure
 
 
 def _raw_beside_pictures(layout: Layout) -> list[str]:

@@ -29,21 +29,8 @@ __all__ = [
 EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
 
 PART_WORDS = WRAPPER_WORDS | {
-    *(
-        "batch",
-        "chunk",
-        "dataset",
-        "ds",
-        "fold",
-        "folder",
-        "folds",
-        "part",
-        "set",
-        "shard",
-        "split",
-        "subset",
-        "volume",
-    ),
+    *("batch", "chunk", "dataset", "ds", "fold", "folder", "folds"),
+    *("part", "set", "shard", "split", "subset", "volume"),
 }
 """Words that, with a number or a letter, name a part of a data set: fold_0, part_A, images_001."""
 
@@ -156,7 +143,7 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
         refuse_masks(place, folder.holding)
     refuse_masks_beside_pictures(place, tops)
     if splits:
-        _refuse_others(place, [folder for folder in tops if folder.name in splits], others, splits)
+        _refuse_others(place, where, [folder for folder in tops if folder.name in splits], others, splits)
     _refuse_shared_names(place, where, tops)
     names = {folder.base for folder in tops}
     for folder in tops:
@@ -202,7 +189,9 @@ def _has_classes(folder: Folder, split: str) -> bool:
     return not part.pictures and len(part.holding) > 1
 
 
-def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
+def _refuse_others(
+    place: str, where: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]
+) -> None:
     """Raise if a folder with a split's name holds class folders. Raise too if exactly one folder has no split's name,
     and that folder holds class folders.
 
@@ -211,13 +200,19 @@ def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], sp
     is_train = len(others) == 1 and not (inner := unwrapped(others[0])).pictures and len(inner.holding) > 1
     if not is_train and not any(_has_classes(folder, splits[folder.name]) for folder in named):
         return
+    missing = [split for split in ("val", "test") if split not in splits.values()]
     if any(splits[folder.name] == "train" for folder in named):
         cure = f"move {names_of(others)} elsewhere"
-        missing = [split for split in ("val", "test") if split not in splits.values()]
         if missing and all(_has_classes(folder, "") for folder in others):
             cure += f", or rename {'it' if len(others) == 1 else 'them'} to {' or '.join(missing)}"
     elif is_train:
         cure = f"rename {others[0].base} to train if it has the training pictures"
+    elif len(set.intersection(*({one.base for one in unwrapped(folder).holding} for folder in [*named, *others]))) > 1:
+        them, one = ("the other", "it") if len(others) == 2 else ("the others", "one of them")
+        cure = (
+            f"all hold the same folders; if each is a data set, {_use_one([*named, *others], where)}; if they are "
+            f"splits, rename the one with the training pictures to train, and move {them} elsewhere"
+        ) + "".join(f", or rename {one} to {split}" for split in missing)
     else:
         cure = f"put {names_of(others)} into a folder train: train/CLASS/*"
     raise DataError(

@@ -63,7 +63,8 @@ def test_folders_with_classes_beside_train_may_be_splits(tmp_path: Path, others:
 
 @pytest.mark.parametrize("test", ["test/cats", "Test/test/cats", "eval-set/images/cats"])
 def test_classes_beside_a_test_split_are_put_into_train(tmp_path: Path, test: str) -> None:
-    root = make_folder(tmp_path / "pets", {"cats": 2, "dogs": 2, test: 1, test.replace("cats", "dogs"): 1})
+    counts = {f"{kind}/{place}": 2 for kind in ("cats", "dogs") for place in ("in", "out")}
+    root = make_folder(tmp_path / "pets", {**counts, test: 1, test.replace("cats", "dogs"): 1})
     top = test.split("/")[0]
     assert f"{top} names a split, and cats and dogs name none; put cats and dogs into a folder train" in problems_of(
         root, tmp_path
@@ -93,6 +94,25 @@ def test_a_single_folder_of_training_classes_beside_other_splits_is_renamed(tmp_
     (root / "rps").rename(root / "train")
     (root / "train" / "rps").rename(root / "train" / "train")
     assert prepare(root, tmp_path).class_names == ("paper", "rock")
+
+
+@pytest.mark.parametrize(
+    ("third", "cure"),
+    [("NCT-NONORM", "the others elsewhere, or rename one of them to test;"), ("NCT-TEST", "the other elsewhere;")],
+)
+def test_data_sets_side_by_side_are_used_alone_or_renamed_to_splits(tmp_path: Path, third: str, cure: str) -> None:
+    tops = {"NCT-100K": 4, third: 4, "CRC-VAL-7K": 2, "NCT-OLD": 4}
+    root = make_folder(tmp_path / "tissue", {f"{top}/{kind}": tops[top] for top in tops for kind in ("ADI", "DEB")})
+    message = problems_of(root, tmp_path)
+    assert (
+        "; all hold the same folders; if each is a data set, use one of them with --data; if they are splits, "
+        f"rename the one with the training pictures to train, and move {cure}"
+    ) in message
+    (root / "NCT-100K").rename(root / "train")
+    (root / "NCT-OLD").rename(tmp_path / "elsewhere")
+    (root / third).rename(root / "test")
+    found = prepare(root, tmp_path).splits
+    assert {split: len(indices) for split, indices in found.items()} == {"train": 8, "val": 4, "test": 8}
 
 
 @pytest.mark.parametrize(
@@ -346,6 +366,16 @@ def test_a_class_of_validation_that_differs_in_case_is_renamed(tmp_path: Path, t
     (root / "val" / val).rename(root / "val" / train)
     (root / "val" / "wolf").rename(tmp_path / "wolf")
     assert len(prepare(root, tmp_path).splits["val"]) == 4
+
+
+@pytest.mark.parametrize(("train", "test"), [("oak_left.lobe_T2_N0", "oak"), ("cat", "cats"), ("Cat", "cat 2")])
+def test_a_class_whose_name_goes_on_in_another_split_is_told_the_name(tmp_path: Path, train: str, test: str) -> None:
+    counts = {f"train/{train}": 3, "train/fox": 3, "train/f": 3, f"test/{test}": 2, "test/fox": 2, "test/f": 1}
+    root = make_folder(tmp_path / "lungs", counts)
+    (cure,) = (line for line in problems_of(root, tmp_path).splitlines() if "no training picture" in line)
+    assert cure.endswith(f"; if it is {train} of train, give both the same name; else add some or remove its folder")
+    (root / "test" / test).rename(root / "test" / train)
+    assert len(prepare(root, tmp_path).splits["test"]) == 5
 
 
 def test_parts_with_a_table_are_refused_with_the_lines_for_the_table(tmp_path: Path) -> None:
