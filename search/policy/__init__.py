@@ -7,7 +7,8 @@ model       the sampler "model", which decides the settings to try next
 tpe         the sampler "tpe": Optuna's, with a cache of trials
 halving     the pruner "successive_halving": Optuna's, with a cache of values at rungs
 replaced    which trials have changed since the sampler or the pruner read them
-parzen      the density of many trials, for "tpe"
+kernels     the density of many trials, for "tpe", up to a small error
+parzen      the same density exactly
 candidates  the trials of a study as the sampler sees them
 estimate    the estimated end of a candidate, from the rungs that it has reached
 encoding    settings as points of the unit cube

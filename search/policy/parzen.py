@@ -125,7 +125,7 @@ class ManyKernels(_ParzenEstimator):
                 for row, choice in zip(densities, inverse, strict=True):
                     row += logs[choice]
             elif one.step != 0.0:
-                _add_discrete(densities, samples[:, at], one)
+                add_discrete(densities, samples[:, at], one)
         if continuous:
             self._add_continuous(densities, places, [one for _, one in continuous], lows, highs)
         shares, most, sums = np.log(weights), np.empty(len(samples)), np.empty(len(samples))
@@ -167,7 +167,7 @@ class ManyKernels(_ParzenEstimator):
             block += first
 
 
-def _add_discrete(densities: Array, drawn: Array, axis: Any) -> None:
+def add_discrete(densities: Array, drawn: Array, axis: Any) -> None:
     """Add the logarithms of the probabilities of a setting with steps, as Optuna computes them."""
     values, inverse = np.unique(drawn, return_inverse=True)
     means, widths, kernels = _unique_inverse_2d(axis.mu, axis.sigma)

@@ -21,6 +21,7 @@ from optuna.samplers._tpe.sampler import _get_infeasible_trial_score, default_ga
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.policy.kernels import ERROR, KeptKernels
 from search.policy.parzen import KeptMasses, ManyKernels
 from search.policy.replaced import replaced
 
@@ -126,7 +127,11 @@ class TrialCache:
             at = np.flatnonzero(kinds == kind)
             sign = 1 if kind == INFEASIBLE else -1
             if left > 0:
-                best = at[np.lexsort([sign * self._values[key][numbers[at]] for key in keys])][:left]
+                sorting = [sign * self._values[key][numbers[at]] for key in keys]
+                if left < len(at):  # the others need not be sorted
+                    near = np.flatnonzero(sorting[-1] <= np.partition(sorting[-1], left - 1)[left - 1])
+                    at, sorting = at[near], [one[near] for one in sorting]
+                best = at[np.lexsort(sorting)][:left]
                 is_best[best], left = True, left - len(best)
         return numbers[is_best], numbers[~is_best]
 
@@ -181,6 +186,7 @@ class Rows:
         self.whole = np.zeros(0, bool)
         """Whether a trial has all settings of the space."""
         self.masses = KeptMasses()
+        self.kernels: KeptKernels | None = None
 
     def make_room(self, trials: int) -> None:
         """Make room for so many trials."""
@@ -224,10 +230,26 @@ class RememberingTPE(TPESampler):
         best, others = (some[rows.whole[some]] for some in parts)
         values = [dict(zip(search_space, rows.values[some].T, strict=True)) for some in (best, others)]
         good = _ParzenEstimator(values[0], search_space, parameters)
-        bad = ManyKernels(values[1], search_space, parameters, others, rows.masses)
         samples = good.sample(self._rng.rng, self._n_ei_candidates)
-        found = TPESampler._compare(samples, self._compute_acquisition_func(samples, good, bad))
+        if rows.kernels is None:
+            rows.kernels = KeptKernels(search_space, parameters)
+        found = None
+        if rows.kernels.update(others, rows.values[others]):
+            found = _clearly_best(samples, good.log_pdf(samples) - rows.kernels.log_density(samples))
+        if found is None:
+            bad = ManyKernels(values[1], search_space, parameters, others, rows.masses)
+            found = TPESampler._compare(samples, self._compute_acquisition_func(samples, good, bad))
         return {name: axis.to_external_repr(found[name]) for name, axis in search_space.items()}
+
+
+def _clearly_best(samples: dict[str, NDArray[Any]], gains: NDArray[np.float64]) -> dict[str, Any] | None:
+    """The sample with the largest gain; None if another one may have the same or a larger gain, given the ERROR of
+    gains."""
+    top = int(np.argmax(gains))
+    rivals = ~(gains < gains[top] - ERROR)
+    if any((values[rivals] != values[top]).any() for values in samples.values()):
+        return None
+    return {name: values[top].item() for name, values in samples.items()}
 
 
 def _sign(study: Study) -> float:

@@ -13,10 +13,13 @@ from fast import slow_after
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner, _filter_study
 from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 import search.policy.parzen
-from search.policy.parzen import KeptMasses
+import search.policy.tpe
+from search.policy.kernels import ERROR, KeptKernels
+from search.policy.parzen import KeptMasses, ManyKernels
 from search.policy.tpe import RememberingTPE, TrialCache
 
 SPACE: dict[str, BaseDistribution] = {
@@ -147,6 +150,52 @@ def test_with_many_trials_too(settings: list[str], monkeypatch: pytest.MonkeyPat
         assert found[0] == found[1]
         assert found[0].keys() == axes.keys()
         study.tell(trial, state=TrialState.FAIL)
+
+
+@pytest.mark.parametrize("settings", [list(WIDE), ["lr", "dropout"], ["batch"]])
+def test_kept_kernels_have_the_density_of_optunas_up_to_a_constant(settings: list[str]) -> None:
+    axes, draw = {name: WIDE[name] for name in settings}, random.Random(0)
+    parameters = TPESampler()._parzen_estimator_parameters
+    kept, numbers = KeptKernels(axes, parameters), set(range(150))
+    values = np.array([[axis.to_internal_repr(drawn(axis, draw)) for axis in axes.values()] for _ in range(400)])
+    for at, axis in enumerate(axes.values()):
+        if isinstance(axis, FloatDistribution):  # no equal values, and none near the ends
+            values[:, at] = [axis.low + (axis.high - axis.low) * draw.uniform(0.2, 0.9) for _ in values]
+    equal = 0
+    for step in range(60):
+        numbers |= set(draw.sample(range(400), 5))
+        numbers -= set(draw.sample(sorted(numbers), 4))
+        if step >= 40:  # values are often equal, and at an end
+            values[draw.choice(sorted(numbers))] = [axis.to_internal_repr(drawn(axis, draw)) for axis in axes.values()]
+        chosen = np.array(sorted(numbers))
+        theirs = _ParzenEstimator(dict(zip(axes, values[chosen].T, strict=True)), axes, parameters)
+        samples = theirs.sample(np.random.RandomState(step), 24)
+        known = kept.update(chosen, values[chosen])
+        gaps = kept.log_density(samples) - theirs.log_pdf(samples)
+        assert not known or np.ptp(gaps[np.isfinite(gaps)]) < ERROR / 100
+        assert known or step >= 40
+        equal += not known
+    assert (equal > 0) == (len(settings) > 1)
+
+
+def test_samples_that_are_about_equally_good_are_compared_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    exact: list[int] = []
+    density = ManyKernels.log_pdf
+    monkeypatch.setattr(ManyKernels, "log_pdf", lambda self, samples: (exact.append(1), density(self, samples))[1])
+    axes, study = {name: WIDE[name] for name in ("lr", "decay", "batch")}, optuna.create_study()
+    study.sampler, found = RandomSampler(seed=0), list[dict[str, Any]]()
+    for number in range(60):
+        study.tell(study.ask(axes), number % 7)
+    for error in (ERROR, 1e9):
+        monkeypatch.setattr(search.policy.tpe, "ERROR", error)
+        sampler = RememberingTPE(TrialCache(), seed=0, startup_trials=10)
+        trial = study.ask()
+        frozen = study.trials[trial.number]
+        found.append(sampler.sample_relative(study, frozen, sampler.infer_relative_search_space(study, frozen)))
+        study.tell(trial, state=TrialState.FAIL)
+        assert len(exact) == (error > 1)
+    assert found[0] == found[1]
 
 
 def test_kernels_that_have_not_changed_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
