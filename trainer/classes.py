@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from trainer.split_names import split_of
@@ -10,6 +11,9 @@ from trainer.split_names import split_of
 __all__ = ["are_measured", "combined", "decimals_in", "may_be_classes"]
 
 DECIMAL = re.compile(r"[-+]?\d*[.]\d+")
+
+CHOICES = re.compile(r'\{"choices": *\[(.*)\]\}')
+"""The form in which Label Studio writes several labels of a picture."""
 
 MANY_DECIMALS = 10
 """Up to this many different values with decimal places, such as 0.5, 1.5 and 2.5, are probably classes."""
@@ -38,11 +42,26 @@ def may_be_classes(values: Sequence[str]) -> bool:
 
 
 def combined(values: Iterable[str]) -> list[str]:
-    """The different values that combine several of the other values, sorted: "cat,dog", "['cat', 'dog']", "cat|dog"."""
+    """The different values that combine several of the other values, sorted: "cat,dog", "['cat', 'dog']", "cat|dog".
+
+    With a "|", it is enough that one of the parts is in another value. Label Studio's lists are always combinations.
+    """
     parts_of = {value: _parts(value) for value in set(values)}
     single = {parts[0] for parts in parts_of.values() if len(parts) == 1}
-    return sorted(value for value, parts in parts_of.items() if len(parts) > 1 and single.issuperset(parts))
+    count = Counter(part for parts in parts_of.values() for part in set(parts))
+    return sorted(
+        value
+        for value, parts in parts_of.items()
+        if len(parts) > 1
+        and (
+            single.issuperset(parts)
+            or ("|" in value and any(count[part] > 1 for part in parts))
+            or CHOICES.fullmatch(value) is not None
+        )
+    )
 
 
 def _parts(value: str) -> list[str]:
+    if (choices := CHOICES.fullmatch(value)) is not None:
+        return [part for part in re.findall(r'"([^"]*)"', choices[1]) if part] or [value]
     return [part.strip("'\"") for part in re.split(r"[|,;\s]+", value.strip("[](){} ")) if part] or [value]

@@ -21,7 +21,8 @@ class Columns(FrozenModel):
     """Names or ids of the pictures. Default: id, image, image_id, image_name, image_path, img, img_path, file,
     file_name, filename, file_path, filepath, filepaths or path."""
     label: str | None = None
-    """Classes. Default: label, class, target, labels, class_name, classname, class_id, classid or category."""
+    """Classes. Default: label, class, target, labels, class_name, classname, class_id, classid, category or
+    choice."""
     split: str | None = None
     """Splits: train, val, test or other usual names of these. Default: split, if a column of this name has splits."""
     group: str | None = None

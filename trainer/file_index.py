@@ -36,6 +36,9 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*(/[^?#]*)", re.IGNORECASE)
 LABEL_STUDIO = re.compile(r"/data/local-files/\?d=(.+)")
 """The form in which Label Studio writes the path of a local file."""
 
+UPLOADED = re.compile(r"(?:.*/)?data/upload/(?:\d+/)?[0-9a-f]{8}-(.+)")
+"""The form in which Label Studio writes an uploaded file: the group is the name that the file had before."""
+
 
 @dataclass(frozen=True)
 class NearMiss:
@@ -132,14 +135,17 @@ class FileIndex:
 
 
 def _paths(value: str) -> Iterator[str]:
-    """The paths that a row may mean: its text, and a second one if the text is a URL or has a "%". The second one is
-    the path in the URL, or else the text, with %20 and the like decoded."""
+    """The paths that a row may mean: its text, and others if it is a URL or has a "%", or if Label Studio wrote it.
+    They are the path in the URL, or else the text, with %20 and the like decoded; and the name of an uploaded file."""
     yield value
     path = value
     if (found := LABEL_STUDIO.fullmatch(value.strip()) or URL.match(value.strip())) is not None:
         path = found[1]
     if "%" in path or path != value:
-        yield unquote(path)
+        path = unquote(path)
+        yield path
+    if (uploaded := UPLOADED.fullmatch(path.strip())) is not None:
+        yield uploaded[1]
 
 
 def _lies_in(file: File, split: str) -> bool:

@@ -39,7 +39,10 @@ GROUP_COLUMNS = {
 MISSING = {"nan", "<na>", "na", "n/a", "null", "none", "?", "-", "--", "missing", "unlabeled", "unlabelled"}
 """Labels and groups, in lower case, that other programs and people write for a missing value."""
 
-LABEL_COLUMNS = ("label", "class", "target", "labels", "class_name", "classname", "class_id", "classid", "category")
+LABEL_COLUMNS = (
+    *("label", "class", "target", "labels", "class_name", "classname", "class_id", "classid", "category"),
+    "choice",  # Label Studio
+)
 COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "group": ("group",)}
 """Key of the ``columns`` setting -> names of that column."""
 

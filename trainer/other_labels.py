@@ -147,13 +147,15 @@ def _first_record(file: File) -> dict[str, object]:
 
 
 def _about_json(file: File, index: FileIndex) -> str | None:
-    """A sentence about a JSON file that maps names of pictures to classes; None if the file is no such map."""
+    """A sentence about a JSON file that maps names of pictures to classes, or lists records of pictures; else None."""
     try:
         if file.path.stat().st_size > MOST_JSON:
             return None
         read = json.loads(file.path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+    if isinstance(read, list):
+        return _about_records(file, read, index)
     if not isinstance(read, dict) or not read or not all(isinstance(one, str | int) for one in read.values()):
         return None
     named = [name for name in read if index.find(name)]
@@ -163,6 +165,24 @@ def _about_json(file: File, index: FileIndex) -> str | None:
         f"{file.name} has the classes of {len(named):,} pictures, and only CSV and TSV tables are read; with pandas: "
         f"pandas.Series(json.load(open({str(file.path)!r}))).rename_axis('file').to_csv("
         f"{str(file.path.with_suffix('.csv'))!r}, header=['label'])"
+    )
+
+
+def _about_records(file: File, read: list[object], index: FileIndex) -> str | None:
+    """A sentence about a JSON file with a list of records, if most of them name a picture in one of their values."""
+    records = [one for one in read[:100] if isinstance(one, dict)]
+    if any(isinstance(one.get("data"), dict) and "annotations" in one for one in records):
+        return (
+            f"{file.name} is an export of Label Studio as JSON, and only CSV and TSV tables are read; export it from "
+            "Label Studio as CSV, and name that table (data.labels)"
+        )
+    rows = [[value if isinstance(value, str) else "" for value in one.values()] for one in records]
+    if naming_column(rows, index) is None:
+        return None
+    return (
+        f"{file.name} names pictures, and only CSV and TSV tables are read; with pandas, this line makes a table of "
+        f"it: pandas.read_json({str(file.path)!r}, dtype=False).to_csv("
+        f"{str(file.path.with_suffix('.csv'))!r}, index=False)"
     )
 
 
