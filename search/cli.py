@@ -286,6 +286,9 @@ def export_best(
     out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
     gpus: GpusOption = None,
     trial: ExportedTrialsOption = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the pictures, if it is another one than at the launch.")
+    ] = None,
     as_json: JsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
@@ -298,7 +301,8 @@ def export_best(
 
     asked = load_study(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else study_name(study, folder)
-    export = run(name, url, folder, gpus, asked=asked, out=out, numbers=trial_numbers(trial), to_stderr=as_json)
+    numbers = trial_numbers(trial)
+    export = run(name, url, folder, gpus, asked=asked, moved=data, out=out, numbers=numbers, to_stderr=as_json)
     _print(export, text_of_export, as_json=as_json)
 
 

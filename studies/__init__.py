@@ -168,7 +168,7 @@ def _text(study: str) -> str:
         return (_FOLDER / f"{study}.toml").read_text(encoding="utf-8")
     path = Path(study)
     logger.debug("study file %s", path.absolute())
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and (path.is_dir() or not path.exists()):
         file = f"{study}.toml"
         cure = f"did you mean {file}?" if Path(file).is_file() else nearest(study, names())
         raise ConfigError(f"no study {study!r} comes with the program, nor is it a .toml file; {cure}")

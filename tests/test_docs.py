@@ -278,6 +278,10 @@ PROMISES = {
         "test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed",
         "test_a_reader_in_the_middle_of_a_page_delays_no_search_and_sees_the_study_as_it_was",
     ],
+    "the pictures have moved, or their disk": [
+        "test_pictures_that_have_moved_are_found_with_the_command_of_the_message",
+        "test_other_pictures_are_refused_and_not_remembered",
+    ],
     "the study file, the pictures or the limit change": [
         "test_a_changed_study_is_refused_with_every_difference_until_it_is_accepted"
     ],

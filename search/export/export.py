@@ -37,6 +37,7 @@ from search.export.metrics import (
     section_of,
     text_of_export,
 )
+from search.export.pictures import moved_to, read_again
 from search.export.place import (
     CARD,
     CONFUSION,
@@ -50,11 +51,10 @@ from search.export.place import (
     altered,
 )
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
-from search.export.retrain import Retraining, Stages, raise_if_stopped
+from search.export.retrain import Retraining, Stages
 from search.figures.png import draw_confusion, draw_curves, write_curves
 from search.gpu_locks import hold_devices
 from search.paths import Runs
-from search.plan.prepare import prepare
 from search.plan.schedule import Schedule
 from search.process import log_to
 from search.study.begun import with_kept_settings
@@ -90,6 +90,7 @@ def export_best(
     gpus: str | None,
     *,
     asked: StudySpec | None = None,
+    moved: Path | None = None,
     out: Path | None = None,
     numbers: Sequence[int] = (),
     to_stderr: bool = False,
@@ -105,6 +106,7 @@ def export_best(
         gpus: the devices to train on, one for each worker, as ``--gpus`` names them.
         asked: the study file as it is now; only its [confirm], [final] and [cluster] count. Default: the spec of the
             last launch.
+        moved: folder of the pictures; None: that of the last launch.
         out: folder of the export; by default in the runs folder.
         numbers: the trials to export instead of the best one; several become an ensemble. Nothing is confirmed then.
         to_stderr: whether messages and progress go to stderr.
@@ -112,6 +114,7 @@ def export_best(
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or all diverged when they were trained again.
         UsageError: there is no such study, or a device cannot be used.
+        StudyChanged: the pictures are not those of the last launch.
         HeldError: the study is being searched.
         LimitError: no candidate fits the limit with the members and views of [final].
         DiskError: there is no room for the export.
@@ -127,6 +130,8 @@ def export_best(
         begun = with_kept_settings(asked, spec.model_dump(mode="json"), tables=("confirm",))
         notes = begun.notes
         spec = spec.model_copy(update={"confirm": begun.spec.confirm, "final": asked.final, "cluster": asked.cluster})
+    if moved is not None:
+        spec = moved_to(spec, moved)
     devices = parse_places(gpus, spec.cluster)
     with (
         own_study(study_name, url, runs) as check_lock,
@@ -167,7 +172,7 @@ def export_owned(
         choose_trials(study, numbers, spec, runs)  # raises if there is no such trial, before the pictures are read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
-        data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
+        data = read_again(owned, runs, console)
         retraining = stack.enter_context(Retraining(owned, runs, data, devices, console, schedule))
         trials, confirmation = retraining.choose(numbers)
         place = Place(

@@ -80,7 +80,7 @@ def hand_over(
     runs.root.mkdir()
     data = prepare(spec, runs, Console(quiet=True)).data
     url = parse_url(f"sqlite:///{folder}/search.db")
-    study = open_study(spec, open_storage(url, create=True), data.fingerprint)
+    study = open_study(spec, open_storage(url, create=True), data.content_hash)
     axes: dict[str, Any] = {"lr": FloatDistribution(0.001, 0.2, log=True)}
     axes |= {"model": CategoricalDistribution(models)} if models else {}
     for number, named in enumerate([{"model": name} for name in models] or [{}]):

@@ -591,10 +591,17 @@ def test_an_override_that_cannot_be_is_one_sentence(file: Path, assignment: str,
     [
         ("brids400", "no study 'brids400' comes with the program, nor is it a .toml file; did you mean birds400?"),
         ("nothing.toml", "there is no file nothing.toml; search studies --new nothing.toml begins one"),
-        (".", "cannot read study .: [Errno 21] Is a directory: '.'"),
+        ("folder.toml", "cannot read study folder.toml: [Errno 21] Is a directory: 'folder.toml'"),
+        ("pets", "no study 'pets' comes with the program, nor is it a .toml file; did you mean pets.toml?"),
     ],
 )
-def test_a_study_that_is_not_there_is_one_sentence(study_name: str, sentence: str) -> None:
+def test_a_study_that_is_not_there_is_one_sentence(
+    study_name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder.toml", "pets"):  # pictures are often in a folder with the name of their study
+        Path(folder).mkdir()
+    Path("pets.toml").touch()
     with pytest.raises(ConfigError) as caught:
         studies.load(study_name)
     assert str(caught.value) == sentence

@@ -293,7 +293,8 @@ def test_the_trainings_of_an_export_run_on_a_cluster_as_the_study_file_says(
     searched = asked.model_copy(
         update={"cluster": Cluster(), "search": asked.search.model_copy(update={"workers_per_gpu": 2})}
     )
-    study = open_study(searched, open_storage(url, create=True), "pictures")
+    content = prepare_data(asked.data, Runs(tmp_path).cache).content_hash
+    study = open_study(searched, open_storage(url, create=True), content)
     values: dict[str, Any] = {"params": {"lr": 0.01}, "distributions": {"lr": FloatDistribution(0.001, 0.02, log=True)}}
     size = {"num_params": 1, "seconds": 1.0}
     add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.5, user_attrs=size, **values)])
