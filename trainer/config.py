@@ -99,7 +99,7 @@ class TrainConfig(FrozenModel):
     """true: models that stock timm's create_model cannot build are refused. These are all models of wrn-*; models with
     stem = "cifar"; and, unless width_mult and depth_mult are 1, those of efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Drop rate before the classifier (timm's drop_rate)."""
+    """Drop rate before the classifier (timm's drop_rate); in wrn-*, between the two convolutions of each block."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Drop rate of whole residual branches, rising with depth (timm's drop_path_rate; drop connect)."""
 

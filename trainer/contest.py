@@ -27,8 +27,8 @@ class Suggestion:
     reason: str
     """What was found, and what to do."""
     contradicts_folders: bool
-    """Whether the table contradicts the folders: whichever column has the classes, there is a folder whose pictures
-    have different labels."""
+    """Whether the table contradicts the folders: some folder has pictures with different labels. If the column of the
+    classes is not known, this is true of each column that may have them."""
     divided: Collection[str] = ()
     """The folders whose pictures have different labels, if the column of the classes is known."""
     is_clear: bool = True

@@ -49,7 +49,8 @@ def no_room(error: OSError, what: object) -> DiskError | None:
     if error.errno not in NO_ROOM:
         return None
     return DiskError(
-        f"{error.filename or what} cannot be written: {error.strerror} (the space, the inodes or a quota is used up); "
+        f"{error.filename or what} cannot be written: {error.strerror} (the space, the inodes, a quota or "
+        "a limit on the size of a file is used up); "
         "make room, and the same command goes on"
     )
 

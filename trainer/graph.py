@@ -116,7 +116,8 @@ class Replay:
         self.counters, self.advances = [own for own, _ in counted], [advance for _, advance in counted]
 
     def _captured(self, inputs: _Inputs) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """The graph of a step, and the tensor into which it writes loss and accuracy. No step is taken."""
+        """The graph of a step, and the tensor into which it writes loss and accuracy. No step is taken on
+        the GPU; only batch norm's counters on the host advance."""
         for group in self.training.optimizer.param_groups:
             group["capturable"] = True
         graph, side = torch.cuda.CUDAGraph(), self.device.graph_stream

@@ -37,7 +37,8 @@ class Layout:
     has_splits: bool = True
     """Whether the folders are splits; False: they are classes."""
     is_plain: bool = True
-    """Whether the layout is certain. False: a class has a split's name, there is one class, or ``below`` is set."""
+    """Whether the layout is certain. False: a class has a split's name, the folders are classes and there is
+    only one, or ``below`` is set."""
     below: Folder | None = None
     """The folder that holds the splits or the classes, if it is not the data folder itself but in it: archive of
     archive/train/CLASS, data of data/CLASS."""

@@ -87,8 +87,9 @@ class Padding:
 
 
 class _PaddedBlock(LinearBottleneck):
-    """A ReXNet block whose shortcut adds only the real channels of the input. Where the input has
-    padded channels, some of the result are real; their gradients must not reach the input."""
+    """A ReXNet block whose shortcut adds only the real channels of the input. The result has
+    more real channels than the input. So some of them stand at the places of the input's padded channels, and their
+    gradients must not reach the input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = super().forward(x)  # without the shortcut
@@ -102,7 +103,8 @@ class _Shortcut(torch.autograd.Function):
     """Adds the real channels of ``x`` to the first ones of ``result``, in place.
 
     On a GPU, slices, a sum and a concatenation would take twice as many kernels. Gradients stay channels last. On
-    a CPU, gradients get the layout that those operations give, because the layout decides how batch norm rounds.
+    a CPU, gradients get the layout that those operations would give: batch norm rounds by the layout, so the results
+    are the same bit for bit.
     """
 
     @staticmethod

@@ -26,9 +26,9 @@ LONGEST = 10_000
 
 
 def refuse_shards(place: str, folders: Sequence[Folder]) -> None:
-    """Raise if folders are shards, not classes. Their names are numbers of one length, beginning with 0; and beside
-    most of their pictures are files with captions or classes, or the names of all pictures are longer numbers that
-    begin with the folder's."""
+    """Raise if folders are shards, not classes. Their names are numbers of one length, the first of which begins
+    with 0. And files with captions or classes are beside at least half of their pictures; or the numbers have four
+    digits or more and no gap, and a picture is named by its folder's number with at least two more digits."""
     names = sorted(folder.base for folder in folders)
     are_numbers = all(map(str.isdecimal, names)) and len({len(name) for name in names}) == 1
     if len(names) < 2 or not are_numbers or len(names[0]) < 2 or names[0][0] != "0":
@@ -52,8 +52,8 @@ def refuse_shards(place: str, folders: Sequence[Folder]) -> None:
 
 
 def labels_beside(tree: Folder, root: Path) -> str | None:
-    """A sentence about files beside most pictures, of the same name, that have their classes or captions; None without
-    them."""
+    """A sentence about files beside at least half of the pictures, of the same name, that have their classes or
+    captions; None without them."""
     found = _beside(tree.walk())
     endings = tuple(sorted({file.path.suffix for file in tree.walk() if file.is_picture}))
     for ending, files in found.items():

@@ -69,9 +69,9 @@ def _drawn(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[str]
     """The split of each picture: that of its folder or table, or one drawn from train, by class if ``stratified``.
 
     Each class gives its rounded share, but at least one picture, to each drawn split, and keeps at least one in train.
-    A class with two pictures gives one to val and none to test. Pictures are drawn by the hash of seed and content, not
-    by a random generator. So the result is the same in every version of numpy, a new file moves few of the others, and
-    files with the same bytes are in the same split if the shares allow it.
+    If both are drawn, a class with two pictures gives one to val and none to test. Pictures are drawn by the hash of
+    seed and content, not by a random generator. So the result is the same in every version of numpy, a new file moves
+    few of the others, and files with the same bytes are in the same split if the shares allow it.
 
     A group is drawn as a whole, by the hash of seed and group. It is taken if that brings the classes nearer to their
     shares. A class that would have no validation picture gives its smallest group.

@@ -83,8 +83,8 @@ def test_a_file_that_finds_no_room_is_named_and_exit_11(
     sentence = rf"^{tmp_path}/.*{named}.* cannot be written: "
     with pytest.raises(DiskError, match=sentence) as told, own_study("tiny", url, runs):
         open_storage(url, create=True)
-    cure = "(the space, the inodes or a quota is used up); make room, and the same command goes on"
-    assert str(told.value).endswith(cure)
+    why = "(the space, the inodes, a quota or a limit on the size of a file is used up)"
+    assert str(told.value).endswith(f"{why}; make room, and the same command goes on")
 
 
 @pytest.mark.parametrize(
