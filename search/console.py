@@ -72,7 +72,7 @@ class Terminal(Console):
         """Show one line permanently; with --quiet, only warnings and errors, on stderr."""
         logger.log(level, "%s", line)
         if not (self.quiet or is_quiet()):
-            with contextlib.suppress(DiskError):  # the work goes on; its result has the error
+            with contextlib.suppress(DiskError):  # the work goes on; printing its result raises it again
                 self.print(without_controls(line), soft_wrap=True, markup=False)
         elif level >= logging.WARNING:
             tell_aside(line)

@@ -88,9 +88,7 @@ def _all_studies(runs: Runs, url: URL) -> Studies:
     import studies as shipped
 
     begun: tuple[Listed, ...] = ()
-    if (
-        url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
-    ):  # without a database file, the import of Optuna, 0.5 s, is saved
+    if url.get_backend_name() != "sqlite" or Path(url.database or "").exists():
         from search.study.inventory import list_studies
 
         begun = list_studies(url, runs)

@@ -23,7 +23,7 @@ front_matter  the front matter of the card, which model hubs read
 build      builds the exported model, members and views included, and writes the file of each format
 formats    a module per format: how its file is written, opened and described
 files      the files of an export as its readers see them; without torch
-proof      the clean process that compares an export with its card; shares no code with the writers
+proof      the clean process that compares an export with its card
 machine_load  how busy the machine was while the proof measured latencies
 predict    classify pictures with an export; without torch
 inputs     the pictures to classify: files, folders, patterns, tables, a sample

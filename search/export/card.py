@@ -262,8 +262,8 @@ def _training(record: ExportRecord) -> str:
             f"Then {count(len(rerank.drawn_again), 'filter')} of the {rerank.filters} of `{rerank.layer}` were drawn "
             f"again, those whose feature maps had the lowest mean rank over {rerank.pictures:,} training pictures "
             "(HRank, Lin et al., 2020), and the whole model was trained once more with the same settings. It is "
-            "exported, whether it gained or not: nothing was chosen by the comparison with plain retraining, so its "
-            "interval holds, for these two trainings; other seeds give other results."
+            "exported, whether it gained or not. So the comparison with plain retraining chose nothing, and the "
+            "interval of the gain is valid. It is about these two trainings only; other seeds give other gains."
         )
     if (distill := TrainConfig.model_validate(record.config).distill) is not None:
         parts.append(f"It also learned from a teacher, `{distill.teacher}`.")

@@ -140,7 +140,8 @@ class Place:
         return partial
 
     def finish(self, partial: Path) -> str | None:
-        """Put a complete export in place. At each moment, the old or the new export is there.
+        """Put a complete export in place. At each moment, the old or the new export exists: at
+        its place or, where the system cannot exchange folders, for a moment beside it.
 
         Returns:
             A line for the user if the old content was moved aside.

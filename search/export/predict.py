@@ -130,7 +130,8 @@ def predict(request: Request) -> Predictions:
 
 
 def predict_into(out: Path, request: Request) -> Written:
-    """Write the classes of each picture into a file. If the process is killed, the file is complete or not there.
+    """Write the classes of each picture into a file. If the process is killed, the file is complete, or as it was
+    before.
 
     Raises:
         UsageError, ProofFailed, DataError: as for ``predict``; or the options do not fit the file.
@@ -252,7 +253,7 @@ def _lines(bad: Sequence[Unreadable]) -> list[str]:
 
 def warning_of(bad: Sequence[Unreadable], like: Path | None) -> str:
     """A warning that lists the pictures that cannot be read; ``like`` is the sample file, if one was given."""
-    kept = "" if like is None else f", and keep their values in {like}"
+    kept = "" if like is None else f"; {'its row has' if len(bad) == 1 else 'their rows have'} the values of {like}"
     return f"{count(len(bad), 'picture')} cannot be read{kept}:{as_lines(_lines(bad))}"
 
 

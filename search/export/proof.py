@@ -65,8 +65,8 @@ between its logits in fp32 and in fp64. Each of the two compared libraries may b
 
 STRANGER_TOLERANCE = 0.005
 """Largest allowed difference between a stranger's accuracy on the raw files and the card's. To it is added the share of
-pictures that a plain convert("RGB") reads differently (16-bit, EXIF-rotated). All other pictures agree, or nearly agree
-if one side is more than 64 times as long as the other."""
+pictures that a plain convert("RGB") reads differently (16-bit, EXIF-rotated). All other pictures are read alike, or
+nearly alike if their longer edge is more than 64 times the shorter one."""
 
 STRANGER_LEVELS = 2.0
 """Largest mean difference, in levels of 255, between a picture as a stranger reads it and as the cache has it."""

@@ -133,7 +133,8 @@ class RecordedSelection(Recorded):
 
 
 class RecordedRerank(Recorded):
-    """The second training after filters were drawn again, compared with plain training on the validation split."""
+    """The second training, after filters were drawn again. Its model is compared, on the validation split, with that of
+    a plain second training."""
 
     layer: str
     """Name of the convolution."""

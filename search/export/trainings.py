@@ -36,7 +36,7 @@ class Training:
     """A training of an export."""
 
     label: str
-    """Name in messages, such as "trial 3, seed 1 of 2"."""
+    """Name in messages, such as "trial 3, seed 1"."""
     config: TrainConfig
     trial: int
     """Number of the trial whose recipe the training has."""

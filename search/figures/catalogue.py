@@ -141,7 +141,8 @@ def page_figures(
 ) -> list[Figure]:
     """The figures of the dashboard's study page, with their titles inside.
 
-    The figures show the best trials; the learning curves also show the latest pruned and paused ones.
+    The figures show the best trials. The learning curves also show the latest pruned and paused ones; the figure of the
+    time is of all trials.
 
     Args:
         trials: all trials of the study, in any state.

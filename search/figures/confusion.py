@@ -1,5 +1,5 @@
-"""The file with the confusion matrix of the best trial so far: a worker writes it, the study's page and checks read
-it."""
+"""The file with the confusion matrix of the best trial so far: a worker writes it; the study's page and ``search
+check`` read it."""
 
 from __future__ import annotations
 

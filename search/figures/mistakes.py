@@ -32,9 +32,9 @@ def caption(class_names: Sequence[str]) -> str:
     """The caption of the figure."""
     numbers = " Classes are numbered as the lines of class_map.txt." if _unwritable(class_names) else ""
     return (
-        "Pictures of the same split with the highest probability of a wrong class, each with its true class and, "
-        "beside it, the predicted one. The bright parts raise the score of the predicted class most (LayerCAM, Jiang "
-        f"et al., 2021).{numbers}"
+        "The pictures of the evaluated split whose wrong class had the highest probability, each with its true class "
+        "and, beside it, the predicted one. The bright parts raise the score of the predicted class most (LayerCAM, "
+        f"Jiang et al., 2021).{numbers}"
     )
 
 

@@ -60,7 +60,8 @@ class ValueAxis:
 
 
 TICKS = (".4~%", ".4~g")
-"""Number formats of ticks, for shares (index False) and for losses (True): as many digits as needed, at most four."""
+"""Number formats of ticks, for shares (index False) and for losses (True): as many digits as needed, at most four (of
+shares: four decimals of a percentage)."""
 
 
 def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:

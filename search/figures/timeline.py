@@ -67,7 +67,7 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
             case Crash():
                 end(event.trial, event.at, CRASHED, event.reason)
             case Stop() | Launch():
-                # A coordinator that was killed writes no last line, so its workers' segments end with their last lines.
+                # A coordinator that was killed writes no last line; all open segments end at the line before.
                 for trial in list(open_by_trial):
                     end(trial, event.at if isinstance(event, Stop) else last, STOPPED)
         last = event.at

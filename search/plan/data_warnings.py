@@ -114,7 +114,8 @@ def _copies(data: Dataset) -> Iterator[str]:
 
 
 def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """A warning if ``group_by`` keeps no pictures together, or if it or a table leaves pictures without a group."""
+    """A warning if ``group_by`` keeps no pictures together, or if it or a table leaves pictures without a group.
+    Without ``group_by`` and a table, a warning if folders that may be groups are divided."""
     if config.group_by is None:
         if config.labels is None:
             yield from _divided_folders(data, config)
@@ -173,7 +174,7 @@ def _subclasses(data: Dataset, config: DataConfig) -> Iterator[str]:
         if at + 1 >= len(folders):
             return
         inside[class_name].setdefault(composed[at + 1], "/".join(folders[: at + 2]))
-    # As in cat/indoors_cat, dog/indoors_dog.
+    # cat/indoors_cat and dog/indoors_dog are no classes: without the class's own name, both are "indoors".
     names = [{_without(class_name, name) for name in found} for class_name, found in inside.items()]
     count = sum(map(len, names))
     most = max(names, key=len, default=set())

@@ -85,7 +85,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
         out: PNG to write.
 
     Raises:
-        DivergedError: the loss never fell by more than its noise; the curve is drawn nevertheless.
+        DivergedError: the test has no result (``Curve.fall``); the curve is drawn nevertheless.
         TrainerError: the pictures, the model or the device cannot be used.
         UsageError: ``out`` cannot be written.
     """

@@ -144,7 +144,7 @@ class Meaning:
     """The size one step wider, which is over the limit; None if the width is not sampled, or if the widest possible
     width fits."""
     left_out: Mapping[str, str]
-    """Model or known recipe ("known.0") that does not fit the limit -> reason."""
+    """Model, pattern ("timm:*") or known recipe ("known.0") that does not fit or cannot be used -> reason."""
     exported: ModelSize
     """Size of the largest candidate's export as the limit counts it, with all members and views."""
     views: tuple[str, ...]
@@ -221,7 +221,7 @@ def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
         parts.append(Text(size_line(meaning.next.width_mult, meaning.next, limit)))
     if left_out := meaning.left_out:
         lines = as_lines([f"{name}: {why}" for name, why in left_out.items()])
-        parts.append(_warning(f"{len(left_out)} left out because they do not fit:{lines}"))
+        parts.append(_warning(f"{len(left_out)} left out:{lines}"))
     exported = meaning.exported
     if not fits(exported, limit):
         parts.append(

@@ -13,7 +13,7 @@ from trainer.near import NearDuplicate
 
 PAIRS_A_ROW = 4
 MOST_PAIRS = 60
-"""Largest number of pairs that are drawn, the most similar first. The command lists all pairs."""
+"""Largest number of pairs that are drawn, the most similar first. The command lists the first 50 in words."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4

@@ -34,7 +34,7 @@ class Prepared(Bounds):
 
     data: Dataset
     notes: tuple[str, ...] = ()
-    """Sentences about settings that have no effect, transforms of ``augment`` and teachers."""
+    """Sentences about settings that have no effect, transforms of ``augment``, teachers, and surveys of models."""
 
     @property
     def num_classes(self) -> int:

@@ -40,7 +40,7 @@ class Bounds:
     known: list[dict[str, Value]]
     """The known recipes, given by their sampled settings."""
     left_out: dict[str, str]
-    """Model or known recipe ("known.0") that does not fit the limit -> reason."""
+    """Model, pattern ("timm:*") or known recipe ("known.0") that does not fit or cannot be used -> reason."""
 
 
 def find_bounds(spec: StudySpec, num_classes: int, runs: Runs, progress: Progress | None = None) -> Bounds:

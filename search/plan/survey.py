@@ -90,7 +90,8 @@ def own_sizes(train: TrainConfig, fitter: Fitter) -> dict[str, ModelSize]:
 
 
 def _kept(train: TrainConfig, fitter: Fitter) -> tuple[Path | None, str]:
-    """The file of earlier counts, and the key of those for this recipe, these classes and pictures in it."""
+    """The file of earlier counts; and the key under which it has the counts for these ``model_args`` and ``stem``, this
+    number of classes, and this size of pictures."""
     shape, memory = fitter.shape, fitter.memory
     settings = train.model_dump(mode="json", include={"model_args", "stem"})
     question = json.dumps([settings, [shape.num_classes, shape.image_size, shape.channels], version("timm")])

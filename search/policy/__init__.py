@@ -1,4 +1,5 @@
-"""How a search decides: which candidate goes on at a rung, and which is tried next. It imports Optuna, but no study.
+"""How a search decides: which candidate goes on at a rung, and which is tried next. It imports Optuna, but not
+``search.study``.
 
 ladder      the rungs of a study: after how many steps candidates are compared
 promotion   decides which candidates go on from a rung, and which are paused there

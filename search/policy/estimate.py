@@ -31,8 +31,8 @@ def estimated_ends(values: NDArray[np.float64]) -> Estimates:
     """The estimated ends of candidates, predicted from rung to rung.
 
     The value at the next rung is predicted by a regression over the candidates that have reached both rungs, with a
-    slope from ``LEAST_SLOPE`` to 1; with fewer than ``FEW`` candidates, by their mean gain. The variances of the
-    residuals are added up.
+    slope from ``LEAST_SLOPE`` to 1; with fewer than ``FEW`` candidates, by their mean gain. From rung to
+    rung, the variance is multiplied by the slope's square, and the variance of the residuals is added.
 
     Args:
         values: [number of candidates, number of rungs + 1]; the last column is the end. NaN if not reached.

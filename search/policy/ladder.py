@@ -120,7 +120,7 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
         else:
             length = max(1, length, math.ceil(warmup) + 1 if warmup else 1)
     lengths = []
-    while length < steps and (length <= steps / 2 or length == first):  # a later rung would save nothing
+    while length < steps and (length <= steps / 2 or length == first):  # a later rung would save little
         lengths.append(length)
         length *= factor
     return Ladder((*lengths, steps), anew)

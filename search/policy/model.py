@@ -60,8 +60,8 @@ class ModelSampler(BaseSampler):
         seed: the seed of the study.
         ladder: the rungs. With ``Ladder((last_step,))`` there are none, and a pruner may end candidates at any step.
             None: only values of complete trials are used.
-        startup_trials: number of candidates that must have reached a rung or the end before the Gaussian process is
-            used.
+        startup_trials: number of candidates that must have reached a rung or the end, or have diverged, before the
+            Gaussian process is used.
     """
 
     def __init__(self, *, seed: int, ladder: Ladder | None = None, startup_trials: int = 10) -> None:

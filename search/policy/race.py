@@ -36,7 +36,8 @@ REPORT_SEEDS = 2
 """Number of further seeds that measure the winner of a race."""
 
 FIXED = Round(5, 3)
-"""The only round if a study file names ``top`` or ``seeds``; it has the default of the one that is not named."""
+"""If a study file names ``top`` or ``seeds``, there is one round. It has these values for what is not named: 5
+candidates, 3 seeds."""
 
 LONG_FROM = 30
 """Searches of at least this many full trainings have the longer race."""

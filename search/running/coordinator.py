@@ -366,7 +366,7 @@ class Coordinator:
             case "give up" if failure.kind == "disk":
                 self._end_with(DiskError(failure.sentence))  # the next launch goes on with the trial
             case "give up" if failure.teaches:
-                # A PRUNED trial keeps its last finite value, from which the sampler learns. The sampler ignores a FAIL.
+                # Samplers learn from a PRUNED trial (model: as the worst; tpe: its last value), not from a FAIL.
                 parts = f"{OUT_OF_MEMORY} with {progress.setbacks.micro_batches} micro-batches"
                 reason = parts if failure.kind == "memory" else failure.reason
                 self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason, failure=failure.kind))

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.2
 """Seconds between two checks for the answer."""
 
 ANSWER_SECONDS = 60.0
-"""Longest time for a search to take a request. It takes one in each turn, unless its database hangs."""
+"""Longest time for a search to take a request. It takes all in each turn, unless its database hangs."""
 
 
 class Request(FrozenModel):

@@ -185,7 +185,7 @@ def transfer_recipes(owned: OwnedStudy, prepared: Prepared, storage: RDBStorage,
 def _go_on(coordinator: Coordinator, devices: list[WorkerDevice], then: Then) -> None:
     """Call ``then`` after a search, once the database can be reached.
 
-    If the search ended because of the time, a later launch does not resume it.
+    If the search ended because of the time, a later launch resumes it only with more hours.
     """
     snapshot, owned, schedule = coordinator.snapshot(), coordinator.owned, coordinator.clock.schedule
     assert schedule is not None
@@ -296,7 +296,7 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
 
 
 def file_warnings(data: Dataset) -> Iterator[str]:
-    """Warnings about unreadable files and duplicates: a line for each kind; ``search check`` lists all of them."""
+    """Warnings about unreadable files and duplicates: a line for each kind; ``search check`` lists up to 50 of each."""
     if data.bad_files:
         name, reason = data.bad_files[0].name, data.bad_files[0].reason
         yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"

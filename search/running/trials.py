@@ -159,9 +159,8 @@ class Trials:
     def next(self) -> int | None:
         """The next trial to train: an orphan, else a promoted trial, else a new candidate.
 
-        A new candidate is drawn by a sampler whose seed depends on the trial's number alone. None if no trial may
-        begin, or if another program queued the candidate with impossible values, so that it has failed.
-        """
+        The random numbers for a new candidate depend only on the study's seed and the trial's number. None if no trial
+        may begin, or if another program queued the candidate with impossible values, so that it has failed."""
         allowance = self.allowance
         if not self.orphans and allowance.promotions:
             self._put_first(self.rungs.promote(allowance.at_least))

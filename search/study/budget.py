@@ -28,7 +28,7 @@ class Spent:
     trainings: float = 0.0
     """``epochs`` as a number of full trainings."""
     begun: int = 0
-    """Number of candidates: trials in any state but WAITING."""
+    """Number of trials in any state but WAITING, the repeat included."""
     finished: int = 0
     """Number of trials that have ended: complete, pruned or failed."""
     complete: int = 0

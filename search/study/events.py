@@ -20,9 +20,9 @@
     stop      reason                       the coordinator ends
 
 A kill can leave one step in the database that is missing from the journal. If a launch finds more than one missing
-step, their order is unknown. The "launch" line then has two more keys: "rebuilt", the numbers of the trials with such
-steps, and "history", all trials at that moment, where a replay begins. The first "launch" line after a "recipe" line
-has them too.
+step, their order is unknown; and the database may lack steps that the journal has. In both cases, the "launch" line
+then has two more keys: "rebuilt", the numbers of the trials with such steps, and "history", all trials at that moment,
+where a replay begins. The first "launch" line after a "recipe" line has them too.
 
 The last key of a line is its checksum: the CRC-32 of the rest of the line, chained to the checksum of the line above. A
 line that was altered, removed or inserted breaks the chain. Lines of earlier versions have no checksum.

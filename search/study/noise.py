@@ -67,7 +67,8 @@ class Noise:
         return abs(difference) <= Z95 * self.sigma * math.sqrt(1 / one + 1 / other) + 1e-12
 
     def in_sigma(self, difference: float) -> str:
-        """A difference in words: "1.9 sigma". Sigma must not be 0, which it is if repeated trainings are equal."""
+        """A difference in words: "1.9 sigma". Sigma must not be 0. (It is, if repeated
+        trainings are equal and the objective has no binomial error.)"""
         return f"{abs(difference) / self.sigma:.1f} sigma"
 
     @property

@@ -248,7 +248,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         answer: dict[str, Value] | bool | None = None
         if isinstance(event, Launch):
             played = _Played.begun(event, played, pruner)
-        elif played is not None:  # None before the first launch: the search began in another runs folder
+        elif played is not None:  # lines before the first launch line (accepted changes, a new recipe) are not replayed
             try:
                 answer = played.take(event)
             except (LookupError, TypeError, ValueError, RuntimeError, optuna.exceptions.OptunaError) as error:

@@ -92,10 +92,10 @@ def choose_transfers(spec: StudySpec, size: DataSize, storage: RDBStorage) -> li
     """Choose at most ``search.transfer`` recipes of the nearest earlier studies: first the best recipe of each study,
     then the second best of each, and so on.
 
-    An earlier study counts if the same person began it, if it has a complete trial, and if its best model is of a
-    family that the new study trains. A recipe has the settings of the new study's space, whether
-    the earlier study sampled them or not. Only settings of a nested table, such as distill, that the earlier study
-    did not use are left out.
+    An earlier study counts if the same person began it, and if it has a complete trial within its limit whose model is
+    of a family that the new study trains; other trials are passed over. A recipe has the settings of the new study's
+    space, whether the earlier study sampled them or not. Only settings of a nested table, such as distill, that the
+    earlier study did not use are left out.
 
     Args:
         spec: the new study.

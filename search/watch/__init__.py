@@ -1,4 +1,5 @@
-"""Displays of a search: terminal, dashboard, report, messages. This room reads studies, and writes only a study's page.
+"""Displays of a search: terminal, dashboard, report, messages. This room reads studies. In the
+database, it writes only a study's page; with ``--allow-edits``, the dashboard writes what its user changes.
 
 status     a study as another process sees it: database, state file, JSON
 live       a search in a terminal of 80 columns: live view, plain lines, last message

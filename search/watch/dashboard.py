@@ -210,7 +210,7 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    # The end of the pipe does not show that the parent has died, because the parent's other children hold it open.
+    # Standard input does not show it: the parent closes it as soon as the arguments are written.
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(0)

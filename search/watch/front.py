@@ -2,7 +2,7 @@
 
 optuna-dashboard 0.21 has no login, no read-only mode and no check of the Host header: a DELETE request from a foreign
 page removes a study. So this gate checks every request first. It lets only GET and HEAD pass, unless edits are
-allowed. As a second protection, the dashboard's database connection cannot write.
+allowed. As a second protection, the dashboard's database connection then cannot write.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class Worker:
     memory_bytes: int | None = None
     """Peak memory, from the worker's last epoch."""
     failed_starts: int = 0
-    """Number of processes in a row that ended before they were ready."""
+    """Number of processes in a row that ended before they were ready, without those that were lost or preempted."""
     losses: int = 0
-    """Number of processes in a row that were lost or preempted before they finished an epoch."""
+    """Number of losses and preemptions since the worker last sent an epoch, even an old one of a resumed training."""
     lost: bool = False
     """Whether the process was lost or preempted; False once its Exit has been handled."""
     drained: bool = False
@@ -88,7 +88,8 @@ class Worker:
 
     @property
     def waits(self) -> bool:
-        """Whether the worker's process was asked for and has not begun, because a cluster has no device for it yet."""
+        """Whether the worker's process was asked for and has not begun, for example because a cluster has no device for
+        it yet."""
         return self.device == "waiting"
 
     @property

@@ -13,8 +13,8 @@ MOST_MICRO_BATCHES = 4
 """Largest number of parts that a batch is divided into when memory runs out: first two, then four."""
 
 MOST_LOSSES = 10
-"""Largest number of losses and preemptions in a row, without a new epoch. One more ends a training, or puts a device
-aside."""
+"""Largest number of losses and preemptions in a row. One more ends a training, or puts a device aside. A new epoch ends
+the row of a training; any epoch that its worker sends ends that of a device."""
 
 MOST_DEVICE_ERRORS = 3
 """Number of CUDA errors on one device, in all its workers, after which the device is put aside."""

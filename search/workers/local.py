@@ -29,8 +29,8 @@ class LocalPool(PipedPool):
     def __init__(self, devices: Sequence[WorkerDevice], logs: Sequence[Path]) -> None:
         super().__init__(devices, logs)
         self._oom_explained = 0
-        """The system's count of out-of-memory kills when a kill was last attributed to a worker. Only later kills can
-        explain the end of another worker."""
+        """The part of the system's count of out-of-memory kills that is used up: those that explain the end of a
+        worker, and those before the start of that worker. Only later kills can explain another end."""
 
     def command(self, worker: int) -> tuple[list[str], dict[str, str]]:
         """This interpreter, with the worker's device in its environment."""
@@ -48,7 +48,7 @@ class LocalPool(PipedPool):
         return from_worker(line)
 
     def exit_of(self, entry: Process, code: int, log_tail: str) -> Exit:
-        """The code is the worker's own; the system's counter tells whether memory ran out."""
+        """The code is the worker's own. The system's counter, or words in the log, tell whether memory ran out."""
         starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
         starved |= code == -signal.SIGABRT and any(words in log_tail for words in STARVED)
         return Exit(code, log_tail, out_of_memory=starved)

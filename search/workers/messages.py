@@ -9,7 +9,7 @@
     worker -> coordinator   Left     the worker is free again, after the answer "stop" or after the last epoch
                             Failed   the training cannot go on; the worker waits for the next assignment
 
-The reader refuses any other message, and messages that lack a field.
+The reader refuses any other message, and messages that lack a field without a default.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class PipedPool(ABC):
         return entry.process.pid
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """Close every process's input, so that idle ones end; kill those still busy after ``patience_seconds``."""
+        """Close every process's input, at which it ends; kill those that have not ended after ``patience_seconds``."""
         for entry in self._processes.values():
             self._hang_up(entry.process)
         deadline = time.monotonic() + patience_seconds

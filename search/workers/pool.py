@@ -78,7 +78,7 @@ class Pool(Protocol):
         """The last lines that a worker printed, even after its end; "" if it printed nothing."""
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """End all processes; kill those still busy after ``patience_seconds``. The pool cannot be used again.
+        """End all processes; kill those that have not ended after ``patience_seconds``. The pool cannot be used again.
 
         Returns:
             Process ids of those that were killed and did not end.

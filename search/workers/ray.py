@@ -1,7 +1,7 @@
 """Workers on a Ray cluster: an actor per worker, which runs a local pool of one process on its node.
 
 An actor stays when its process is replaced, and so keeps its GPU. Until Ray has a place for an actor, its worker waits.
-Only this module and its caller in ``places`` import Ray, which takes a second.
+To import Ray takes a second. So only the modules for Ray do, and ``places`` imports them only for ``--gpus ray``.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class Depot:
     """The files of the coordinator's machine, for workers on other nodes. An actor beside the coordinator."""
 
     def files(self, folder: str) -> dict[str, int]:
-        """Name and size of each file in a folder; none if there is no such folder."""
+        """Name and size of each file in a folder, without hidden and unfinished ones; none if there is no such
+        folder."""
         found = Path(folder).iterdir() if Path(folder).is_dir() else ()
         return {
             file.name: file.stat().st_size

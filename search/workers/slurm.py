@@ -30,7 +30,7 @@ printf '{"type": "step", "step": "%s.%s"}\\n' "$SLURM_JOB_ID" "$SLURM_STEP_ID"
 printf '\\n{"type": "exit", "code": %d}\\n' $?
 """
 """The shell script that runs a worker on its node. Its last line reports that the worker has ended by itself. srun's
-exit code does not tell that: it is 0 also if the node dies."""
+exit code does not tell that: it may be 0 also if the node dies."""
 
 WITH_PARENT = """
 import ctypes, os, signal, sys

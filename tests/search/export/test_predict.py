@@ -119,7 +119,7 @@ def test_a_sample_gives_its_ids_their_order_and_its_columns(desk: Path) -> None:
     (desk / "sample.csv").write_text("Id,target\n1,?\nnew/a/2,?\nlost,?\n10.png,?\n")
     rows, err = told(desk, "new", "--like", "sample.csv")
     assert rows == [["Id", "target"], ["1", "파랑"], ["new/a/2", "red, dark"], ["lost", "?"], ["10.png", "green"]]
-    assert err.startswith("1 picture cannot be read, and keep their values in sample.csv:\n  lost: cannot be opened")
+    assert err.startswith("1 picture cannot be read; its row has the values of sample.csv:\n  lost: cannot be opened")
     (desk / "sample.csv").write_text("image,green,파랑\n0,0.5,0.5\n", encoding="utf-8")
     rows, _ = told(desk, "new", "--like", "sample.csv")
     assert rows[0] == ["image", "green", "파랑"]

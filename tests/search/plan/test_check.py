@@ -441,7 +441,7 @@ def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> Non
     assert f"pictures/s with {meaning.estimate.model}, the slowest of 2" in shown(meaning, 200)
     assert list(meaning.left_out) == ["mobilenetv3_small_050", "known.0"]
     assert list(meaning.known) == known[1:]
-    assert "2 left out because they do not fit:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)
+    assert "2 left out:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)
     assert "\n  known.0: its model, mobilenetv3_small_050, does not fit\n" in shown(meaning)
 
 
