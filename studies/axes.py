@@ -118,6 +118,8 @@ class Range(FrozenModel):
             raise ValueError(f"low = {self.low:g} has no logarithm; use a positive low or leave out log")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other; leave one out")
+        if self.step is not None and self.step < 1e-15 * max(abs(self.low), abs(self.high or 1)):
+            raise ValueError(f"step = {self.step:g} is below the precision of numbers in this range; leave it out")
         return self
 
 

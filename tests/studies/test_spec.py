@@ -105,6 +105,14 @@ def test_a_search_without_any_budget_is_refused() -> None:
             "space.dropout: low = 0 has no logarithm; use a positive low or leave out log",
         ),
         ({"lr": LR | {"step": 1e-4}}, "space.lr: log and step exclude each other; leave one out"),
+        (
+            {"dropout": {"low": 0.1, "high": 0.7, "step": 1e-30}},
+            "space.dropout: step = 1e-30 is below the precision of numbers in this range; leave it out",
+        ),
+        (
+            {"width_mult": {"low": 2, "step": 1e-15}},
+            "space.width_mult: step = 1e-15 is below the precision of numbers in this range; leave it out",
+        ),
         ({"lr": {"high": 0.1}}, "space.lr: low: is required"),
         (
             {"lr": {"low": 1e-3}},
