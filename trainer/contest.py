@@ -171,7 +171,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
         if len(values) > 1 and all(len(one) == 1 for one in values.values()) and len(set.union(*values.values())) > 1:
             return None
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
-    if one_hot := about_one_hot(file.path, header, lines):
+    if one_hot := about_one_hot(file.path, header, lines, index.root):
         return len(named), Suggestion(
             f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, is_clear=False
         )

@@ -58,6 +58,7 @@ class FileIndex:
     def __init__(self, files: Sequence[File], root: Path) -> None:
         self._by_key: dict[str, list[File]] = defaultdict(list)
         self._by_number: dict[str, list[File]] = defaultdict(list)
+        self.root = root
         self._root = [_folded(part) for part in root.resolve().parts[1:]]
         for file in files:
             parts = _folded(os.fsencode(file.name).decode("utf-8", "surrogateescape")).split("/")  # UTF-8, as in tables
@@ -187,6 +188,7 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     separator = separator_of(text)
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         text = "\n" + text[said.end() :]  # so that lines keep their numbers
+    text = _without_comments(text, separator)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -204,6 +206,22 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, lines[1:]
 
 
+def _without_comments(text: str, separator: str) -> str:
+    """The text with empty lines for those above the first line that does not begin with "#". If the last of them has
+    as many cells as the line after it, it has the names of the columns, and stays."""
+    found = COMMENTS.match(text)
+    if found is None:
+        return text
+    comments = found[0].splitlines(keepends=True)
+    after = text[found.end() :].partition("\n")[0]
+    if separator in after and comments[-1].count(separator) == after.count(separator):
+        comments.pop()
+    return "\n" * len(comments) + text[sum(map(len, comments)) :]
+
+
+COMMENTS = re.compile(r"(#[^\r\n]*(\r\n|\r|\n))+")
+"""Lines at the beginning of a table that begin with "#"."""
+
 EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)(\r\n|\r|\n)", re.IGNORECASE)
 """A first line in which Excel is told the separator of a CSV file."""
 
@@ -213,6 +231,8 @@ def separator_of(text: str) -> str:
     if possible one that divides most lines into as many cells as the first line."""
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         return said[1]
+    if (comments := COMMENTS.match(text)) is not None:
+        text = text[comments.end() :]
     some = [line[:10_000] for line in islice(io.StringIO(text, newline=None), 100) if line.strip()][:20]
     first = some[0] if some else ""
 

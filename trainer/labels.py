@@ -17,7 +17,7 @@ from trainer.classes import are_measured, combined, decimals_in
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
 from trainer.file_index import FileIndex, composed, naming_column, read_lines, separator_of, tables_in
-from trainer.one_hot import about_one_hot
+from trainer.one_hot import about_one_hot, columns_of_classes
 from trainer.pixels import about_pixels
 from trainer.split_names import split_of
 from trainer.tree import File, Folder, read_tree
@@ -244,14 +244,16 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
         elif kind in ("file", "label"):
             if named := next((cell for cell in header if cell.lower() not in FILE_COLUMNS and files.find(cell)), None):
                 raise DataError(
-                    f"the first line of {path} names no columns, but the file {named}; write a line such as "
-                    f"{_first_line(path, [header, *(row for _, row in lines)], files)} above it"
+                    f"the first line of {path} names no columns, but the file {named}; "
+                    f"{_first_line(path, [header, *(row for _, row in lines)], files)}"
                 )
             if kind == "file" and (why := about_pixels(header, lines)):
                 raise DataError(f"{path} {why}")
             cure = f'name it: data.columns = {{ {kind} = "NAME" }}'
             if kind == "label":
-                cure = about_one_hot(path, header, lines) or cure
+                cure = about_one_hot(path, header, lines, files.root) or cure
+            if header[0].startswith("#"):
+                cure = f"if its first line is a comment, remove it; else {cure}"
             raise DataError(
                 f"{path} has no column of {kind}s called {', '.join(known)}; it has {_list(header)}; {cure}"
             )
@@ -273,18 +275,26 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
 
 
 def _first_line(path: Path, rows: Sequence[Sequence[str]], files: FileIndex) -> str:
-    """A first line for a table without one: names for its columns, with the separator of its cells."""
+    """A clause to write a first line for a table without one: names for its columns, with the separator of its cells.
+    Of several columns that may have the classes, the first is called label."""
     named: list[str] = []
+    classes = columns_of_classes(len(rows[0]), rows)
     for number in range(len(rows[0])):
         values = [row[number].strip() for row in rows if number < len(row)]
         kind = "label"
         if any(map(files.find, values[:100])):
             kind = "file"
+        elif number in classes:
+            kind = f"class{classes.index(number) + 1}"
         elif values and all(map(split_of, values)):
             kind = "split"
         named.append(f"column{number + 1}" if kind in named else kind)
     separator = separator_of(path.read_text("utf-8", "replace"))
-    return separator.join(named) if separator != "\t" else f"{' '.join(named)} (with tabs, not spaces)"
+    line = separator.join(named) if separator != "\t" else f"{' '.join(named)} (with tabs, not spaces)"
+    which = ", with the names of the classes" if classes else ""
+    if not classes and any(name.startswith("column") for name in named):
+        which = ", with label above the column of the classes"
+    return f"write a line such as {line} above it{which}"
 
 
 def _not_used(

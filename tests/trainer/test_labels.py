@@ -275,6 +275,47 @@ def test_the_first_line_that_a_table_without_a_header_needs_works(
     assert classes_of(labelled(root, f"{names}\n{rows}", tmp_path)) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("a,big b,small", "file,label,column3 above it, with label above the column of the classes"),
+        ("1,0,0 0,1,0 0,0,1", "file,class1,class2,class3 above it, with the names of the classes"),
+        ("a b", "file,label above it"),
+    ],
+)
+def test_the_first_line_says_which_column_has_the_classes(tmp_path: Path, cells: str, told: str) -> None:
+    root = contest(tmp_path)
+    values = cells.split()
+    rows = "".join(f"{i:03}.png,{values[i % len(values)]}\n" for i in range(6))
+    (root / "train.csv").write_text(rows)
+    assert problems_of(root, tmp_path, labels="train.csv").endswith(f"; write a line such as {told}")
+    (root / "train.csv").write_text(f"{told.partition(' ')[0]}\n{rows}")
+    if "class1" in told:
+        assert "a column of 0 and 1 for each class (class1, " in problems_of(root, tmp_path, labels="train.csv")
+
+
+@pytest.mark.parametrize("comments", ["# of 2024\n", "# a, b, c\r\n# d\r\n", "#\n" * 5, "#1,2\n#3\n"])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_comments_above_a_table_are_passed_over_and_lines_keep_their_numbers(
+    tmp_path: Path, comments: str, separator: str
+) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03}.png,{'ab'[i % 2]}\n" for i in range(6)).replace(",", separator)
+    assert classes_of(labelled(root, f"{comments}file{separator}label\n{rows}", tmp_path)) == EXPECTED
+    (root / "train.csv").write_text(f"{comments}file{separator}label\n{rows}7.png{separator}a\n")
+    assert f"train.csv line {comments.count('#') + 8}: 7.png" in problems_of(root, tmp_path, labels="train.csv")
+
+
+def test_names_of_columns_that_begin_with_a_number_sign_are_names(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03}.png,{'ab'[i % 2]}\n" for i in range(6))
+    named = {"columns": {"file": "# name"}}
+    assert classes_of(labelled(root, f"# of 2024\n# name,label\n{rows}", tmp_path, **named)) == EXPECTED
+    (root / "train.csv").write_text(f"# by Ann, Bob\nfile,label\n{rows}")
+    message = problems_of(root, tmp_path, labels="train.csv")
+    assert "it has # by Ann, Bob; if its first line is a comment, remove it; else name it: data.columns" in message
+
+
 def levels(separator: str, number: int = 36) -> str:
     return separator.join(str(7 * i % 256) for i in range(number))
 
@@ -632,9 +673,22 @@ def test_tables_of_several_splits_with_spaces_after_commas_come_with_lines_that_
         )
         (root / split / "_classes.csv").write_text(f"filename, Crack, Dent\n{rows}")
     message = problems_of(root, tmp_path)
-    table = root / "train" / "_classes.csv"
-    assert f'table = pandas.read_csv({str(table)!r}, skipinitialspace=True); table["label"]' in message
-    assert f"table.to_csv({str(table.with_name('labels.csv'))!r}, index=False)" in message
+    line = message.partition("this line makes a table of labels (data.labels) of the tables of all splits: ")[2]
+    compile(line, "the line", "exec")
+    assert f"pathlib.Path({str(root)!r}).glob('*/_classes.csv')" in line
+    rows = ["file,label,split\n"]  # what pandas writes
+    for split in ("train", "valid", "test"):
+        for row in (root / split / "_classes.csv").read_text().splitlines()[1:]:
+            rows.append(f"{split}/{row.split(',')[0]},{'Crack' if ', 1, 0' in row else 'Dent'},{split}\n")
+    (root / "labels.csv").write_text("".join(rows))
+    data = prepare(root, tmp_path, labels="labels.csv")
+    assert data.notices == ()
+    assert {split: len(found) for split, found in data.splits.items()} == {"train": 6, "val": 4, "test": 4}
+    assert [line.strip() for line in problems_of(root, tmp_path).splitlines()[-2:]] == [
+        *("[data]", 'labels = "labels.csv"'),
+    ]
+    (root / "labels.csv").unlink()
+    assert "of all splits" not in problems_of(root / "train", tmp_path, labels="_classes.csv")
     for split in ("train", "valid", "test"):
         one = root / split / "_classes.csv"
         first, *rest = one.read_text().splitlines()
