@@ -59,7 +59,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """A function that is called with (stage, done, total), in the thread that asked for the data."""
 
 CHECKED_BYTES = 1 << 24
-"""Number of bytes that each thread reads at once to compute a CRC-32."""
+"""About how many bytes of pictures each thread reads at once, to compute the CRC-32 of each."""
 
 
 @dataclass(frozen=True)

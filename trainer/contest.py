@@ -28,7 +28,7 @@ class Suggestion:
     """What was found, and what to do."""
     contradicts_folders: bool
     """Whether the table contradicts the folders: some folder has pictures with different labels. If the column of the
-    classes is not known, this is true of each column that may have them."""
+    classes is not known, this is true of each column that may have them. False if no column was compared."""
     divided: Collection[str] = ()
     """The folders whose pictures have different labels, if the column of the classes is known."""
     is_clear: bool = True

@@ -89,8 +89,8 @@ class DataConfig(FrozenModel):
     split_seed: int = Field(0, ge=0)
     """Seed of the drawn splits, and of the folds."""
     bad_files: Literal["fail", "skip"] = "fail"
-    """Files that cannot be read; also, with a table, rows without a file and files without a row. fail: list them all
-    and stop. skip: list them all and go on without them."""
+    """Files that cannot be read; also, with a table, rows without a file; and pictures without a row, in folders where
+    others have one. fail: list them all and stop. skip: list them all and go on without them."""
 
     def shape_for(self, num_classes: int) -> Shape:
         """The shape for which a model of these images is built."""

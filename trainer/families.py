@@ -115,8 +115,9 @@ def _resnet_dip(model: nn.Module) -> float:
     """The width at which a ResNet's first stage is as wide as its stem, and so needs no projection.
 
     The first stage has 64 channels at width_mult 1. The blocks of a resnet50 put out four times as many channels. So
-    if its first stage has 16, it puts out 64, as many as the stem. Then a resnet50 with ten classes has 1,783
-    parameters fewer than with 15. A resnet10t has 1,165 fewer with 64 than with 63.
+    if its first stage has 16, it puts out 64, as many as the stem. So a resnet50 for ten classes has 1,783
+    parameters fewer with 16 channels in its first stage than with 15. A resnet10t has 1,165 fewer with 64 channels
+    than with 63.
     """
     block: Any = model.layer1[0]  # type: ignore[index]  # a Sequential of blocks
     return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)

@@ -207,8 +207,8 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _without_comments(text: str, separator: str) -> str:
-    """The text with empty lines for those above the first line that does not begin with "#". If the last of them has
-    as many cells as the line after it, it has the names of the columns, and stays."""
+    """The text with an empty line in place of each comment line ("#") at its beginning, so that lines keep their
+    numbers. If the last of them has as many cells as the line after it, it has the names of the columns, and stays."""
     found = COMMENTS.match(text)
     if found is None:
         return text

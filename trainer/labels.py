@@ -86,7 +86,8 @@ class Labels:
 
     files: Sequence[LabelledFile]
     left_out: Sequence[tuple[str, str]]
-    """(name, reason) of each row without a file, and of each file without a row. Empty unless bad_files = "skip"."""
+    """(name, reason) of each row without a file; and of each picture without a row, in folders where others have one.
+    Empty unless bad_files = "skip"."""
     notices: Sequence[str]
 
 
@@ -166,8 +167,8 @@ def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tu
     """Pictures that no row names.
 
     Returns:
-        Those in folders where other files have a label; and the rest, by the name of their top folder.
-    """
+        Those in folders where other files have a label; and the rest, by the name of their top folder, "" in the data
+        folder."""
     beside: list[File] = []
     elsewhere: dict[str, list[File]] = defaultdict(list)
     folders = {name.rpartition("/")[0] for name in labelled}
@@ -176,7 +177,7 @@ def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tu
             if file.name.rpartition("/")[0] in folders:
                 beside.append(file)
             else:
-                elsewhere[file.name.split("/")[0]].append(file)
+                elsewhere[file.name.rpartition("/")[0].split("/")[0]].append(file)
     return beside, elsewhere
 
 

@@ -33,7 +33,7 @@ class Layout:
     parts: Sequence[tuple[str, Folder]]
     """Pairs of a split and the folder that holds its class folders."""
     notices: Sequence[str] = ()
-    """A sentence for everything that was ignored, or that may have another meaning."""
+    """Sentences about pictures and folders that were ignored, or that may have another meaning."""
     has_splits: bool = True
     """Whether the folders are splits; False: they are classes."""
     is_plain: bool = True
@@ -54,8 +54,8 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
 
     They are splits if every folder with pictures has the name of a split, or a name for unlabelled pictures. Otherwise
     they are classes, unless their contents contradict that (``refuse_unclear``). If only one folder holds pictures, the
-    folders in it are read. Three kinds of folders are left out: copies; folders without pictures beside splits; and
-    unlabelled test pictures, which are in no class folder.
+    folders in it are read. Three kinds of folders are left out: copies; folders without pictures beside splits,
+    except an empty one with the name of a split; and unlabelled test pictures, which are in no class folder.
 
     Args:
         root: the data folder, or a folder in it.

@@ -84,9 +84,9 @@ class Listing:
     inodes: str = ""
     """Changes also when a file is replaced by one of the same size and time, or when the folder is mounted anew."""
     notices: Sequence[str] = ()
-    """A sentence for everything that was ignored, or that may have another meaning."""
+    """Sentences about pictures and folders that were ignored, or that may have another meaning."""
     left_out: Sequence[tuple[str, str]] = ()
-    """(name, reason) of rows without a file and of files without a row; empty unless bad_files = "skip"."""
+    """``Labels.left_out``."""
 
 
 def scan(config: DataConfig) -> Listing:

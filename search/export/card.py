@@ -128,9 +128,10 @@ def _caveats(record: ExportRecord) -> str:
     uses = evaluation.test_openings
     lines = []
     if uses == 0 and record.sees_validation:
+        measured = " For new pictures, expect the mean over seeds, which was measured before."
         lines.append(
             "There is no test split, and the model was trained on the validation pictures, so the accuracy above is of "
-            "pictures that it was trained on. For new pictures, expect the mean over seeds, which was measured before."
+            f"pictures that it was trained on.{measured if record.confirmed else ''}"
         )
     elif uses == 0:
         lines.append("There is no test split: the accuracy is on the split that chose the model, so it is optimistic.")
@@ -301,7 +302,7 @@ def _recipe(record: ExportRecord) -> str:
         *(f"| {name} | {row} |" for name, row in rows.items()),
     ]
     table = "\n".join(lines)
-    return f"{table}\n\nAll other settings have their defaults; metrics.json lists them."
+    return f"{table}\n\nAll other settings have their defaults."
 
 
 def _latency(record: ExportRecord) -> str:

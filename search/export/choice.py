@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import NothingToExport, UsageError
 from search.paths import DEFAULT_RUNS, Runs
@@ -60,9 +60,10 @@ def choose_trials(
     best = ranked(trials, spec.limit)
     if not best:
         paused = f", {number:,} paused" if (number := len(paused_trials(trials))) else ""
+        within = " within its limit" if any(trial.state == TrialState.COMPLETE for trial in trials) else ""
         raise NothingToExport(
-            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun{paused}); to go on, repeat "
-            "its search launch"
+            f"study {study.study_name!r} has no completed trial{within} yet ({len(trials)} begun{paused}); to go "
+            "on, repeat its search launch"
         )
     fitting = exportable(trials, spec)
     if not fitting:

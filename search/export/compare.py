@@ -121,9 +121,8 @@ class Comparison:
     """Studies that count this comparison as a use of their test split."""
 
     def to_json(self) -> dict[str, Json]:
-        """``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
-        ``classes``, each {``name``, ``n``, ``first``, ``second``, ``difference``}; ``counted_in``.
-        """
+        """``version``; ``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``,
+        ``p``}; ``classes``, each {``name``, ``n``, ``first``, ``second``, ``difference``}; ``counted_in``."""
         return {
             "version": COMPARE_VERSION,
             "exports": [one.to_json() for one in self.exports],
@@ -278,8 +277,9 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path, url: URL | None
 
 
 def _pictures_of(record: ExportRecord, data: Path, url: URL | None) -> DataConfig | None:
-    """The settings by which an export's study reads the pictures of this folder; None if it read no folder. Only the
-    study, if it is in this database, tells where a table of labels outside the folder is."""
+    """The settings by which an export's study reads the pictures of this folder; None if it read no folder. If its
+    table of labels is outside the folder, the record lacks the path. It is taken from the study, if the database has
+    it."""
     if record.data.source == "digits":
         return None
     config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})

@@ -68,8 +68,8 @@ def layer_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> 
         classes: [n], a class for each image.
 
     Returns:
-        [n, size, size] from 0 to 1; None if the model has no square feature maps. (That of a vision
-        transformer is its patch embedding.)
+        [n, size, size] from 0 to 1; None if the model has no square feature maps. (In a vision
+        transformer, the output of the patch embedding is one.)
     """
     stage = _last_stage(model, images[:1])
     if stage is None:

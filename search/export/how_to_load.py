@@ -145,7 +145,7 @@ def reading_paragraph(record: ExportRecord) -> str:
 
 
 def loading_lines(record: ExportRecord, folder: Path) -> list[str]:
-    """A line for each way to load an export, for the terminal; the first gives the accuracy of the export."""
+    """Lines for the terminal on how to load an export. If it is not a plain model, the first gives its accuracy."""
     model, result, card = record.model, record.evaluation, f"see {folder}/README.md"
     timm = f'timm.create_model("local-dir:{folder}", pretrained=True)'
     if model.members == 1 and not model.views:

@@ -281,7 +281,8 @@ def text_of_export(export: Export) -> str:
 
 
 def section_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
-    """The report's section about an export; ``mistakes`` is a PNG, or None if no picture was mistaken."""
+    """The report's section about an export; ``mistakes`` is a PNG, or None if the export has no such
+    figure."""
     result, scores = record.evaluation, record.evaluation.scores
     assert scores is not None
     accuracy = Score(value=result.accuracy, interval=result.interval)

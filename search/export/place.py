@@ -73,7 +73,7 @@ def foreign(folder: Path) -> str | None:
 
 
 def _files_of(record: ExportRecord) -> Iterator[str]:
-    """The files that an export has, except SHA256SUMS."""
+    """The files that an export with this record must have. Others are checked if SHA256SUMS lists them."""
     yield from ("config.json", weights.FILE, METRICS, CARD, CURVES, CONFUSION)
     for name in record.formats:
         # The file of a format that only a later version knows is listed in SHA256SUMS all the same.
@@ -127,7 +127,9 @@ class Place:
         except OSError as error:
             if full := no_room(error, self.target.parent):
                 raise full from error
-            raise UsageError(f"--out {self.target} cannot be made ({error.strerror}); choose another folder") from error
+            raise UsageError(
+                f"the folder {self.target} cannot be made ({error.strerror}); choose another one with --out"
+            ) from error
 
     def begin(self) -> Path:
         """Make an empty folder beside the place. The unfinished folder of an earlier export is removed."""
@@ -163,7 +165,7 @@ class Place:
         old, note = partial, None
         if not _exchange(partial, self.target):
             old = self._beside("old")
-            if not _discard(old):  # content of the place that was no export, from a killed process
+            if not _discard(old):  # a killed process had moved here what was no export
                 note = f"what was in {self.target} before an export was killed is now in {_set_aside(old, self.target)}"
             self.target.rename(old)  # if the process is killed after this, ``check`` undoes it
             partial.rename(self.target)

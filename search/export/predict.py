@@ -215,7 +215,7 @@ def _classify(
 
 
 def _answers(forward: Forward, config: ModelConfig, pictures: Sequence[Path]) -> Generator[Classified]:
-    """The answers in the order of the pictures. At most two batches of pictures are in memory."""
+    """The answers in the order of the pictures. At most three batches of pictures are in memory."""
     preprocessing = config.pretrained_cfg
     data = config.data_config
     size = max(1, min(MOST_PER_BATCH, BATCH_PIXELS // data.image_size**2))

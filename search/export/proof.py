@@ -119,8 +119,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     Returns:
         "num_params" and "macs" of the model; "formats": file -> its "library", "accuracy" and "max_logit_difference";
         "max_logit_difference": the largest of these; "sha256" of each file; "hardware", "latency_ms" and "load" of
-        this machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures
-        of the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
+        this machine; "stranger_accuracy", None if the pictures are no files; "misread": reason -> number of pictures of
+        the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
 
     Raises:
         Difference: the export differs from the card; the message has both values.
@@ -256,7 +256,10 @@ def _open_formats(
         plain = weights.open_weights(folder)
         return plain.model, is_ensemble, plain.model, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
     plain = _built_by_this_program(folder, card, data)
-    forwards["this program"] = weights.FILE, plain.forward  # last, because the first library also reads the raw files
+    forwards["this program"] = (
+        weights.FILE,
+        plain.forward,
+    )  # last: the first one classifies the raw files, and should be a stock library
     whole = next((found.model for found in opened.values() if found.model is not None), None)
     counted = (plain.model, is_ensemble) if whole is None else (whole, True)
     return *counted, plain.model, forwards

@@ -86,8 +86,8 @@ class Description(Recorded):
     """The step for which the hours of the study left no time: "chosen": to choose the trial with fresh seeds;
     "measured": to measure the chosen trial with further seeds. None if there was time for both."""
     identity: str
-    """SHA-256 of all of the above, with the version of its form and of the recipe. If it has not changed, the study is
-    not exported again."""
+    """SHA-256 of all of the above, as if ``version`` were 2, and of the recipe's version if it is a later one. If it
+    has not changed, the study is not exported again."""
     event_log: str | None
     """SHA-256 of the study's journal. Not in the identity: a launch adds lines even if the budget is spent."""
 

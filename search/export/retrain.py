@@ -59,7 +59,7 @@ from trainer.results import over_folds
 T = TypeVar("T")
 
 Stages = list[list[Training]]
-"""The stages of a final training, in order; each has a training for every member."""
+"""The stages of a final training, in order. Each has a training for every member, or for all folds together."""
 
 
 class Retraining:
@@ -92,7 +92,8 @@ class Retraining:
         self.confirming: list[Training] = []
         """All trainings that the confirmation may need."""
         self.first_seed = 0
-        """Number of the first member's seed. After a confirmation, it is the first seed that measured the winner."""
+        """Number of the first member's seed. If further seeds measured the winner of a confirmation, it is
+        the first of these."""
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """Results of the confirmation that are not in the database yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
@@ -228,7 +229,7 @@ class Retraining:
     # -- the final trainings
 
     def plan(self, trials: Sequence[FrozenTrial]) -> Stages:
-        """The stages of the final training, each with a training for every member.
+        """The stages of the final training.
 
         The members have the seeds that measured the winner of a confirmation, if there are any. These seeds had no part
         in the choice of the trial, so no member was chosen for its own result. A member may have the same recipe as one

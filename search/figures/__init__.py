@@ -1,4 +1,4 @@
-"""Figures of a study or an export. This room imports trials and no database.
+"""Figures of a study or an export. It is given trials, and opens no database.
 
 catalogue  the list of a study's figures, for the report and the dashboard
 charts     the figures of a study (Plotly)

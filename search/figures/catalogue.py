@@ -110,7 +110,9 @@ def study_figures(
         caption += ", pale blue: paused at a rung, or went on elsewhere" if outcomes & {PAUSED, WENT_ON} else ""
         caption += ", light grey: the search was stopped" if STOPPED in outcomes else ""
         crashes = CRASHED in outcomes
-        caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
+        caption += (
+            "; a cross: the training crashed, and, where it could, went on from its last epoch." if crashes else "."
+        )
         unknown = without_journal and any(PAUSED_AT in trial.user_attrs for trial in trials)
         caption += (
             " Trials that have waited at a rung are left out: only the journal knows their times." if unknown else ""
@@ -129,8 +131,8 @@ def _rungs_of(spec: StudySpec) -> str:
 
 
 PAGE_TRIALS = 200
-"""Largest number of trials that are points on the dashboard's study page, which reloads its figures every ten
-seconds."""
+"""Largest number of trials that are points on the dashboard's study page, besides those of the frontier. The page
+reloads its figures every ten seconds."""
 
 PAGE_PRUNED = 30
 """Largest number of pruned trials, and of paused ones, among the learning curves of the page; the latest are shown."""

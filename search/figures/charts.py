@@ -1,4 +1,4 @@
-"""The charts of a study. Each function takes all trials and selects those that it draws.
+"""The charts of a study. A function that takes trials selects those that it draws.
 
 The charts use only scatters and bars: plotly draws these as SVG, which prints well and needs no WebGL (plotly's own
 parallel coordinates need it). Data are passed as lists, because the dashboard's plotly.js is older than the Python

@@ -60,8 +60,8 @@ class ValueAxis:
 
 
 TICKS = (".4~%", ".4~g")
-"""Number formats of ticks, for shares (index False) and for losses (True): as many digits as needed, at most four (of
-shares: four decimals of a percentage)."""
+"""Number formats of ticks, for shares (index False) and for losses (True): shares have at most four decimals
+of a percentage, losses at most four significant digits."""
 
 
 def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
@@ -120,7 +120,7 @@ def line_of(color: str, width: float = 1) -> dict[str, Any]:
 
 
 def points_of(trials: Sequence[FrozenTrial], ladder: Ladder, objective: Objective) -> dict[str, Any]:
-    """Trials in the order of their numbers, each with a sentence about it as hover text."""
+    """Trials by their numbers, each with a sentence about it as hover text."""
     views = [view_of(trial) for trial in trials]
     return {
         "x": [view.number for view in views],

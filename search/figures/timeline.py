@@ -12,8 +12,8 @@ from search.policy.ladder import PAUSED_AT
 from search.study.events import Assign, Crash, Epoch, Event, Launch, Pause, Stop, Tell
 
 CRASHED, STOPPED, PAUSED, WENT_ON = "crashed", "stopped", "paused", "went on"
-"""Outcomes of segments after which the trial is unfinished. CRASHED: the worker died. STOPPED: the search was stopped.
-PAUSED: the trial is paused. WENT_ON: the trial goes on with another training or in another process."""
+"""Outcomes of segments after which the trial is unfinished. CRASHED: the training crashed. STOPPED: the search was
+stopped. PAUSED: the trial is paused. WENT_ON: the trial goes on with another training or in another process."""
 
 
 @dataclass(frozen=True)

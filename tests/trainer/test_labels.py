@@ -187,6 +187,15 @@ def test_unlabelled_rows_and_folders_are_passed_over_with_a_sentence(tmp_path: P
     assert folder.endswith(f"search predict EXPORT {root}/test")
 
 
+def test_pictures_in_the_data_folder_that_no_row_names_are_told_in_one_sentence(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"train": 6})
+    for i in range(3):
+        shutil.copy(root / "train/000.png", root / f"unnamed{i}.png")
+    rows = "".join(f"train/{i:03},{'ab'[i % 2]}\n" for i in range(6))
+    (notice,) = labelled(root, f"id,label\n{rows}", tmp_path).notices
+    assert notice.startswith("3 pictures have no row, the first: unnamed0.png; unlabelled, so not used;")
+
+
 def test_the_command_that_classifies_unlabelled_pictures_can_be_pasted(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "my contest", {"train": 6, "test set; $x": 2})
     rows = "".join(f"train/{i:03},{'ab'[i % 2]}\n" for i in range(6))

@@ -126,7 +126,9 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
 
 
 def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--out /proc/export cannot be made \(.*\); choose another folder"):
+    with pytest.raises(
+        UsageError, match=r"^the folder /proc/export cannot be made \(.*\); choose another one with --out"
+    ):
         Place(Path("/proc/export"), is_default=False).check()  # nobody makes a folder there
     Place(tmp_path / "exports/small-1", is_default=True).check()
     assert [path.name for path in tmp_path.rglob("*")] == ["exports"]
@@ -191,10 +193,10 @@ def spec() -> StudySpec:
     return StudySpec.model_validate(values | {"space": space, "train": {"epochs": EPOCHS}})
 
 
-def completed_study(storage: RDBStorage | None = None) -> optuna.Study:
+def completed_study(storage: RDBStorage | None = None, *, num_params: int = 1) -> optuna.Study:
     """A study with one trial, which is its best."""
     study = optuna.create_study(direction="maximize", storage=storage)
-    axis, size = {"lr": FloatDistribution(0.001, 0.1)}, {"num_params": 1, "seconds": 1.0}
+    axis, size = {"lr": FloatDistribution(0.001, 0.1)}, {"num_params": num_params, "seconds": 1.0}
     values = {"params": {"lr": 0.01}, "distributions": axis, "user_attrs": size, "intermediate_values": {1: 0.5}}
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.5, **values))
     return study
@@ -487,6 +489,12 @@ def test_several_trials_have_to_fit_the_limit_together(spec: StudySpec) -> None:
         choose_trials(study, (0, 1), spec.model_copy(update={"limit": Limit(params=1)}))
     with pytest.raises(NothingToExport, match=r"trial 7 of .* is not there; search report"):
         choose_trials(study, (0, 7), both)
+
+
+def test_complete_trials_over_a_lowered_limit_are_not_said_to_be_missing(spec: StudySpec) -> None:
+    study = completed_study(num_params=2)
+    with pytest.raises(NothingToExport, match=r"has no completed trial within its limit yet \(1 begun\)"):
+        choose_trials(study, (), spec.model_copy(update={"limit": Limit(params=1)}))
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before it begins", "in its second training"])
