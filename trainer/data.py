@@ -26,10 +26,10 @@ from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
 from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
-from trainer.layout import EXPECTED_LAYOUT
 from trainer.pictures import centre_of, read
 from trainer.scan import Listing, Picture, another_name, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
+from trainer.unclear import EXPECTED_LABELS, EXPECTED_LAYOUT
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
 
@@ -322,7 +322,7 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
     if len(in_train) < 2:
         found = f"one class, {next(iter(in_train))}," if in_train else "no class"
         rows = f"add rows of another class to {config.labels}"
-        cure = f"expected is {EXPECTED_LAYOUT}" if config.labels is None else rows
+        cure = f"expected is {EXPECTED_LABELS}" if config.labels is None else rows
         problems.append(f"{found} to train on, and a classifier needs two; {cure}")
     if "val" not in cache.own_splits and config.stratified:
         problems += [

@@ -12,6 +12,7 @@ from trainer.shards import refuse_shards
 from trainer.split_names import UNLABELLED_WORDS, WRAPPER_WORDS, rest_of, split_of, splits_of, words_of
 from trainer.tree import ARCHIVE, Folder
 from trainer.unclear import (
+    EXPECTED_LABELS,
     EXPECTED_LAYOUT,
     copies_among,
     names_of,
@@ -23,7 +24,7 @@ from trainer.unclear import (
     unwrapped,
 )
 
-__all__ = ["EXPECTED_LAYOUT", "Layout", "read_layout"]
+__all__ = ["Layout", "read_layout"]
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _without_classes(where: str, part: Folder, named: Sequence[Folder]) -> str:
     first = next(file for file in part.walk() if file.is_picture)
     return (
         f"{where}: {part.name} holds pictures ({first.name}) and no class folder, so their classes are not known; "
-        f"expected is {EXPECTED_LAYOUT}{as_classes}"
+        f"expected is {EXPECTED_LABELS}{as_classes}"
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -113,15 +113,43 @@ def _about_names(folder: Folder, root: Path) -> str | None:
     stems = [file.base.rpartition(".")[0] for file in folder.pictures]
     words = [found[1] for stem in stems if (found := NUMBER.fullmatch(stem)) is not None]
     classes = Counter(words)
-    if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
-        return None
     place = root / folder.name if folder.name else root
+    if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
+        return _about_parts(stems, place)
     named = ", ".join(sorted(classes)[:3]) + (", ..." if len(classes) > 3 else "")
     return (
         f"the names of the pictures in {folder.name or root} seem to begin with their classes ({named}); in "
         "Python, this line moves each into the folder of its class: for file in "
         f"list(pathlib.Path({str(place)!r}).glob('*.*')): "
         "os.renames(file, file.parent / re.sub(r'[-_. (]*\\d+[)]?$', '', file.stem) / file.name)"
+    )
+
+
+def _about_parts(stems: Sequence[str], place: Path) -> str | None:
+    """A sentence about names of pictures with several parts, of which one may be the class: 26_0_1_20170116; or None.
+
+    Such a part repeats, and it is no date or other long number.
+    """
+    rows = [stem.split("_") for stem in stems]
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    rows = [row for row in rows if len(row) == width]
+    parts = {number: {row[number] for row in rows} for number in range(width)}
+    found = {
+        number: sorted(values)
+        for number, values in parts.items()
+        if 1 < len(values) <= len(rows) / 2 and not all(one.isdecimal() and len(one) > 4 for one in values)
+    }
+    if not found or len(rows) < 0.9 * len(stems):
+        return None
+    told = {number: ", ".join(values[:3]) + (", ..." if values[3:] else "") for number, values in found.items()}
+    (first, values), *others = told.items()
+    instead = " or ".join(f"[{number}] ({values})" for number, values in others)
+    instead = f"; for another part, write {instead} instead of [{first}]" if others else ""
+    return (
+        f"the names of the pictures in {place} have {width} parts; if one of them is the class, this line of Python "
+        f"moves each picture into the folder of its part [{first}] ({values}){instead}: for file in "
+        f"list(pathlib.Path({str(place)!r}).glob('*_*')): "
+        f"os.renames(file, file.parent / file.stem.split('_')[{first}] / file.name)"
     )
 
 

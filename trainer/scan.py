@@ -21,11 +21,11 @@ from trainer.contest import Suggestion, about_test_table, suggest_labels
 from trainer.errors import DataError
 from trainer.formats import RAW_ENDINGS, about_raw
 from trainer.labels import read_labels
-from trainer.layout import EXPECTED_LAYOUT, Layout, read_layout
+from trainer.layout import Layout, read_layout
 from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
 from trainer.shards import labels_beside
 from trainer.tree import File, Folder, read_tree
-from trainer.unclear import describes_objects, names_of, option_for
+from trainer.unclear import EXPECTED_LAYOUT, describes_objects, names_of, option_for
 
 __all__ = [
     *("LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "another_name", "folded", "scan", "scan_folder"),
@@ -179,6 +179,12 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     if not class_folders:
         told = _about_labels(suggestion, tree, root)
         where = f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
+        if tree.pictures and not told:
+            where += (
+                f"; nothing says the class of {tree.pictures[0].name} and of the other pictures; put them into such "
+                "folders, or write a table of labels (data.labels): a CSV file with the first line file,label and "
+                f"lines such as {tree.pictures[0].name},CLASS"
+            )
         raise DataError(f"{where}\n{told}" if told else where)
     pictures.sort(key=lambda picture: picture.name)
     stamp = json.dumps([str(root), sorted(class_folders), sorted(map(stamp_of, files))])

@@ -13,6 +13,7 @@ from trainer.split_names import WRAPPER_WORDS, rest_of, split_of, splits_of, wor
 from trainer.tree import File, Folder
 
 __all__ = [
+    "EXPECTED_LABELS",
     "EXPECTED_LAYOUT",
     "copies_among",
     "describes_objects",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
+EXPECTED_LABELS = f"{EXPECTED_LAYOUT}, or a table of labels (data.labels)"
 
 PART_WORDS = WRAPPER_WORDS | {
     *("batch", "chunk", "dataset", "ds", "fold", "folder", "folds"),
@@ -158,7 +160,7 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
     if len(others) > 1 and _are_parts([folder.base for folder in others]):
         raise DataError(
             f"{place}: {names_of(others)} are names of parts of a data set, not of classes; expected is "
-            f"{EXPECTED_LAYOUT}, or a table of labels (data.labels); if they are classes, put them into a folder "
+            f"{EXPECTED_LABELS}; if they are classes, put them into a folder "
             "train: train/CLASS/*"
         )
 
@@ -239,7 +241,7 @@ def _refuse_shared_names(place: str, where: str, tops: Sequence[Folder]) -> None
         )
     rename = f"if {names_of(parts)} are splits, rename them to train, val and test; "
     raise DataError(
-        f"{found}; {rename if len(parts) < 4 else ''}expected is {EXPECTED_LAYOUT}; if each is a data set, "
+        f"{found}; {rename if len(parts) < 4 else ''}expected is {EXPECTED_LABELS}; if each is a data set, "
         f"{_use_one(parts, where)}; if {names_of(parts)} are the classes, put them into a folder train: train/CLASS/*"
     )
 

@@ -33,6 +33,12 @@ indoors and outdoors, are kinds of pictures and no groups."""
 MOST_SUBCLASSES = 20
 """Largest number of folders inside a class of which it is said that they may be the classes."""
 
+DATE = re.compile(
+    r"(19|20)\d\d([-_.]?(0[1-9]|1[0-2])([-_.]?(0[1-9]|[12]\d|3[01]))?)?"
+    r"|(0?[1-9]|[12]\d|3[01])[-_.](0?[1-9]|[12]\d|3[01])[-_.](19|20)\d\d"
+)
+"""Names of folders that may say when pictures were taken: 2024-01-31, 20240131, 2024-01, 2024, 31.1.2024."""
+
 LOOKED_AT = 1000
 """Largest number of pictures of which it is checked whether they have a single colour; they are evenly spaced."""
 
@@ -45,6 +51,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from data.notices
     yield from misread(data)
     yield from _class_names(data)
+    yield from _dates(data, config)
     yield from _single_colour(data)
     yield from _copies(data)
     yield from _subclasses(data, config)
@@ -69,6 +76,17 @@ def _class_names(data: Dataset) -> Iterator[str]:
         yield (
             f"the folder {known[masks[0]]} beside a folder of images is taken for a class; if it holds masks or "
             "annotations, move it elsewhere"
+        )
+
+
+def _dates(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """A warning if all classes look like dates."""
+    if all(map(DATE.fullmatch, data.class_names)):
+        cure = "name the column that has the classes (data.columns)"
+        if config.labels is None:
+            cure = "put the pictures into folders of their classes, or name a table of labels (data.labels)"
+        yield (
+            f"the classes look like dates ({_some(data.class_names)}); if they say when the pictures were taken, {cure}"
         )
 
 

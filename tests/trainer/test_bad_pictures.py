@@ -35,6 +35,23 @@ def test_an_empty_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
     assert problems_of(tmp_path / "pets", tmp_path)
 
 
+def test_pictures_without_any_labels_are_told_how_to_give_them(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, {"frames": 4}) / "frames"
+    for file in [*root.iterdir()]:
+        file.rename(root / f"d{file.name}")
+    assert problems_of(root, tmp_path).endswith(
+        "; nothing says the class of d000.png and of the other pictures; put them into such folders, or write a table "
+        "of labels (data.labels): a CSV file with the first line file,label and lines such as d000.png,CLASS"
+    )
+    (root / "labels.csv").write_text("file,label\n" + "".join(f"d00{i}.png,{'ab'[i % 2]}\n" for i in range(4)))
+    assert prepare(root, tmp_path, labels="labels.csv").class_names == ("a", "b")
+    for folder in ("train", "pics"):  # no class folder, and one class
+        message = problems_of(make_folder(tmp_path / f"of_{folder}", {folder: 4}), tmp_path)
+        assert message.endswith(
+            "(and, if you have them, val/CLASS/* and test/CLASS/*), or a table of labels (data.labels)"
+        )
+
+
 def test_class_folders_without_a_readable_picture_are_refused(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 0, "dog": 0})
     assert problems_of(root, tmp_path).endswith("holds no readable picture:\n  its class folders are empty")

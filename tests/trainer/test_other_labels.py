@@ -166,6 +166,28 @@ def test_the_line_for_classes_in_the_names_of_pictures_makes_class_folders(
     assert len(data.names) == 10
 
 
+@pytest.mark.parametrize("inside", ["", "faces/"])
+def test_the_line_for_parts_of_the_names_of_pictures_makes_class_folders(tmp_path: Path, inside: str) -> None:
+    root = make_folder(tmp_path / "data", {inside: 12})
+    for i, file in enumerate(sorted(root.rglob("*.png"))):  # as UTKFace: age, gender, group, time
+        file.rename(file.with_name(f"{(7, 30, 61)[i % 3]}_{i // 6}_0_201701161745{i:05}.png.chip.png"))
+    told = problems_of(root, tmp_path).splitlines()[-1]
+    assert told.startswith(f"the names of the pictures in {root / inside} have 4 parts; if one of them is the class, ")
+    assert "the folder of its part [0] (30, 61, 7); for another part, write [1] (0, 1) instead of [0]: for file" in told
+    exec(told.partition("instead of [0]: ")[2].replace("[0]", "[1]"), {"os": os, "pathlib": pathlib})
+    data = prepare(root / inside, tmp_path)
+    assert data.class_names == ("0", "1")
+    assert len(data.names) == 12
+
+
+@pytest.mark.parametrize("name", ["IMG_20240101_1200{:02}", "IMG_{:04}", "a{0}_b{0}", "one_two{}_{}_three"])
+def test_names_of_cameras_have_no_part_that_is_the_class(tmp_path: Path, name: str) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 8})
+    for i, file in enumerate(sorted(root.rglob("*.png"))):
+        file.rename(file.with_name(f"{name.format(i, 100 - i)}.png"))
+    assert "parts; if one of them" not in problems_of(root, tmp_path)
+
+
 def test_numbered_pictures_and_pictures_beside_class_folders_have_no_classes_in_their_names(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "data", {"train/cat": 2, "train/dog": 2, "store": 1})
     for i in range(4):

@@ -38,6 +38,34 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
     assert warnings_of(folder, tmp_path, folds=5) == []  # each fold has some of each class
 
 
+@pytest.mark.parametrize(
+    ("names", "are_dates"),
+    [
+        (("2023-01-04", "2023-01-05"), True),
+        (("20230104", "20230105"), True),
+        (("2023_01", "2023_02", "2024_01"), True),
+        (("2023", "1999"), True),
+        (("4.1.2023", "31-12-2023"), True),
+        (("1024", "2048"), False),
+        (("20230104", "owl"), False),
+        (("2023-13", "2023-14"), False),
+        (("2023-01-32", "2023-01-33"), False),
+    ],
+)
+def test_classes_that_look_like_dates_are_told(tmp_path: Path, names: tuple[str, ...], are_dates: bool) -> None:
+    folder = make_pictures(tmp_path / "data", dict.fromkeys(names, 3))
+    (folder / "labels.csv").write_text(
+        "file,label\n" + "".join(f"{file.relative_to(folder)},{file.parent.name}\n" for file in folder.rglob("*.png"))
+    )
+    for settings, cure in (
+        ({}, "put the pictures into folders of their classes, or name a table of labels (data.labels)"),
+        ({"labels": "labels.csv"}, "name the column that has the classes (data.columns)"),
+    ):
+        found = [one for one in warnings_of(folder, tmp_path, **settings) if one.startswith("the classes look like")]
+        told = f"the classes look like dates ({', '.join(sorted(names))}); if they say when the pictures were taken, "
+        assert found == ([told + cure] if are_dates else [])
+
+
 def test_classes_with_fewer_groups_than_folds_are_counted(tmp_path: Path) -> None:
     """The five pictures of c have no group, so each counts as one."""
     folder = make_pictures(tmp_path / "data", {"a": 9, "b": 8, "c": 5})
