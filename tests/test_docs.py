@@ -278,6 +278,14 @@ PROMISES = {
         "test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed",
         "test_a_reader_in_the_middle_of_a_page_delays_no_search_and_sees_the_study_as_it_was",
     ],
+    "the SQLite file is emptied or deleted": [
+        "test_an_emptied_database_beside_a_journal_is_refused_and_left_as_it_is",
+        "test_a_missing_database_is_named_with_the_journals_that_are_still_there",
+    ],
+    "the database belongs to another user": [
+        "test_a_database_that_may_only_be_read_is_shown_and_a_write_is_one_sentence",
+        "test_a_database_that_may_not_be_read_is_one_sentence",
+    ],
     "the pictures have moved, or their disk": [
         "test_pictures_that_have_moved_are_found_with_the_command_of_the_message",
         "test_other_pictures_are_refused_and_not_remembered",

@@ -1,8 +1,9 @@
 """A study as it is stored: in the database and in its journal. It imports no worker and no display.
 
 storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
+file          the file of a SQLite database: who may read and write it, what is left without it
 postgres      connections to a Postgres server, with a time limit for every answer
-readonly      connections that can only read, for the dashboard and the page
+readonly      connections that can only read: for the dashboard, the page, and users who may not write
 memory        the trials of a study in memory, written through: for the process that owns it
 statements    the statements that read and write trials
 study         creates and opens studies: fingerprint, stored spec, uses of the test split

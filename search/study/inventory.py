@@ -18,9 +18,11 @@ from sqlalchemy import URL
 from search.errors import StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.study.budget import Budget, Spent
+from search.study.file import is_missing
 from search.study.identity import take_folder
 from search.study.lock import own_study, owner_of
 from search.study.marks import own_trials
+from search.study.readonly import open_to_read
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import SPEC, find_study, person_of, uuid_of
 from search.study.trial import best_of
@@ -82,10 +84,10 @@ def list_studies(url: URL, runs: Runs) -> tuple[Listed, ...]:
         StorageError: the database cannot be reached or read.
     """
     file = sqlite_file(url)
-    if file is not None and not file.exists():
+    if file is not None and is_missing(file):
         return ()
     with storage_errors(url):
-        storage = open_storage(url)
+        storage = open_to_read(url)
         return tuple(_listed(name, storage, url, runs) for name in sorted(optuna.get_all_study_names(storage)))
 
 

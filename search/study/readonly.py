@@ -1,7 +1,10 @@
-"""Connections that can only read the database, for the dashboard and for the process that draws the study's page."""
+"""Connections that can only read the database: for the dashboard, for the process that draws the study's page, and for
+users who may not write to it."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +14,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.study.storage import parse_url, sqlite_file
+from search.errors import StorageError
+from search.study.file import check_not_emptied, is_missing, only_readable
+from search.study.storage import open_storage, parse_url, sqlite_file
 
 CONNECT_TIMEOUT_SECONDS = 5  # to users, a page that takes longer seems broken
 
@@ -37,7 +42,8 @@ class Database:
             self.name = str(self.path)
             # Quoted for SQLite's own URI, so that a ? or # in a folder's name has no special meaning.
             mode = "rw" if writable else "ro"  # both refuse to create a file
-            url = URL.create("sqlite", database=f"file:{quote(self.name)}", query={"mode": mode, "uri": "true"})
+            query = {"mode": mode, "uri": "true"} | ({} if writable else _as_archive(self.path))
+            url = URL.create("sqlite", database=f"file:{quote(self.name)}", query=query)
             connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
         else:
             self.name = "The Postgres database"
@@ -88,3 +94,32 @@ class Database:
             return NotReadyError(f"{self.name} does not answer, or refuses this user.")
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
         return NotReadyError(f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'}).")
+
+
+def open_to_read(url: URL) -> RDBStorage:
+    """Open the storage for a command that only reads. A SQLite file to which this user may not write is opened
+    read-only.
+
+    Raises:
+        StorageError: the storage cannot be reached or read, or does not exist.
+    """
+    file = sqlite_file(url)
+    if file is None or is_missing(file) or (why := only_readable(file)) is None:
+        return open_storage(url)
+    check_not_emptied(file)
+    try:
+        return Database(url.render_as_string(hide_password=False)).open()
+    except NotReadyError as error:
+        said = str(error).rstrip(".")
+        raise StorageError(
+            f"{said[0].lower()}{said[1:]}, and {why}; copy the runs folder, and name the copy with --runs"
+        ) from None
+
+
+def _as_archive(file: Path) -> dict[str, str]:
+    """Settings for a file that nobody writes: no write-ahead log is beside it, and none can be made in its folder.
+    Without them, SQLite would try to make one."""
+    log = Path(f"{os.path.realpath(file)}-wal")
+    if is_missing(log) and not os.access(log.parent, os.W_OK, effective_ids=True):
+        return {"immutable": "1"}
+    return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sqlite3
@@ -29,6 +30,7 @@ from sqlalchemy.exc import (
 
 from search.errors import StorageError
 from search.study import postgres
+from search.study.file import check_not_emptied, is_missing, only_readable, sentence_if_missing, unwritable
 from trainer.errors import DiskError, no_room, printable
 
 SQLITE_BUSY_SECONDS = 60
@@ -135,8 +137,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         with storage_errors(url), _alone(url):
             arguments = {"creator": postgres.connector(url), "pool_pre_ping": True}
             return RDBStorage(_plain(url), engine_kwargs=arguments)
-    if not create and not file.exists():
-        raise StorageError(f"there is no database {file} yet; start a search first: search launch")
+    if not create and is_missing(file):
+        raise StorageError(sentence_if_missing(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file.resolve()}.lock"), storage_errors(url):
@@ -145,6 +147,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
                     f"database {file} has another name too (a hard link), and SQLite would not notice that it is open "
                     "under that name; keep one of the two, or make a symbolic link of the other"
                 )
+            check_not_emptied(file)
             if not file.exists():  # SQLite would make it readable for all; -wal and -shm get the mode of the file
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
@@ -155,6 +158,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     except OSError as error:
         if full := no_room(error, file):
             raise full from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and (why := only_readable(file)):
+            raise StorageError(unwritable(file, why)) from error
         raise StorageError(f"database {file}: {error.strerror}; check that you may write to its folder") from error
 
 
@@ -192,6 +197,8 @@ def storage_errors(url: URL) -> Iterator[None]:
         if file is not None and ("is full" in reason or _is_full(file.parent)):
             cure = "make room (or free inodes), and the same command goes on"
             raise DiskError(f"database {file}: {reason}; {cure}") from None
+        if file is not None and ("readonly" in reason or "unable to open" in reason) and (why := only_readable(file)):
+            raise StorageError(unwritable(file, why)) from None
         if file is None:
             cure = "check host, port, user and password, and that the server runs"
         elif "is locked" in reason:

@@ -23,8 +23,9 @@ from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.journal import read_journal
 from search.study.marks import own_trials
+from search.study.readonly import open_to_read
 from search.study.result import NO_RESULT, StudyResult, result_of
-from search.study.storage import open_storage, storage_errors
+from search.study.storage import storage_errors
 from search.study.study import find_study
 from search.study.trial import (
     DIVERGED,
@@ -140,7 +141,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with storage_errors(url):
-        study, spec = find_study(open_storage(url), study_name)
+        study, spec = find_study(open_to_read(url), study_name)
         trials = own_trials(study)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))

@@ -28,8 +28,9 @@ from search.study.lock import owner_of
 from search.study.marks import own_trials
 from search.study.noise import noise_of
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.readonly import open_to_read
 from search.study.sampling import build_ladder
-from search.study.storage import open_storage, storage_errors
+from search.study.storage import storage_errors
 from search.study.study import find_study, person_of
 from search.study.trial import is_paused, view_of
 from search.words import judged_on
@@ -105,7 +106,7 @@ def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None
 def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
     """Yield what ``read_snapshot`` returns, every STATE_SECONDS, until no process owns the study any more."""
     with storage_errors(url):
-        study, spec = find_study(open_storage(url), name)
+        study, spec = find_study(open_to_read(url), name)
         while True:
             held_by = owner_of(name, url, runs)  # read before the trials, so that at the end all trials are seen
             trials = own_trials(study)

@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -333,43 +332,6 @@ def test_a_file_that_another_program_holds_is_an_error_that_says_so(url: URL, mo
         other.execute("COMMIT")
     with opened(url) as storage:
         assert storage.get_all_studies() == []
-
-
-@pytest.fixture
-def shared_folder() -> Iterator[Path]:
-    """A folder that others may enter; pytest's may only its owner."""
-    with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
-        Path(folder).chmod(0o777)
-        yield Path(folder)
-
-
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """As a user to whom nothing belongs, where tests run as root, who may write to anything."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-@pytest.mark.parametrize(
-    ("what", "mode"), [("search.db", 0o444), (".", 0o555)], ids=["the file", "the folder with all in it"]
-)
-def test_a_file_that_may_only_be_read_is_an_error_that_says_so(shared_folder: Path, what: str, mode: int) -> None:
-    with opened(parse_url(f"sqlite:///{shared_folder}/other.db")):
-        pass  # what Optuna imports on the way may lie where only this user may read
-    url = parse_url(f"sqlite:///{shared_folder}/search.db")
-    with without_rights(), opened(url) as storage:
-        optuna.create_study(storage=storage, study_name="one")
-    (shared_folder / what).chmod(mode)
-    before = (shared_folder / "search.db").read_bytes()
-    complaint = r"(readonly|denied).*; check .* that you may write to"
-    with without_rights(), pytest.raises(StorageError, match=complaint), storage_errors(url), opened(url) as storage:
-        optuna.create_study(storage=storage, study_name="two")  # SQLite says nothing before the first write
-    assert (shared_folder / "search.db").read_bytes() == before
 
 
 def test_what_the_database_raises_later_is_one_sentence_too(url: URL) -> None:

@@ -1,0 +1,108 @@
+"""The file of a SQLite database: whether this user may read and write it, and what is left without it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from search.errors import StorageError
+from search.paths import Runs
+
+ASKED = b'"event": "ask"'
+"""Part of a journal's line about a trial."""
+
+
+def is_missing(file: Path) -> bool:
+    """Whether there is no such file; False if it may exist in a folder that this user may not enter."""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def check_not_emptied(file: Path) -> None:
+    """Check that a database file has any content, or never had any.
+
+    SQLite takes an empty file for a new database, and would delete the write-ahead log beside it.
+
+    Raises:
+        StorageError: the file is empty, and a journal beside it has trials.
+    """
+    if file.is_file() and not file.stat().st_size and (journals := _journals_beside(file)):
+        raise StorageError(
+            f"database {file} is empty (0 bytes), but its trials are still in {journals}; put a copy of the database "
+            "in its place, and the search goes on from there; to begin anew without a copy, delete the empty file"
+        )
+
+
+def sentence_if_missing(file: Path) -> str:
+    """The sentence about a database that does not exist. It names the journals that are still there."""
+    if journals := _journals_beside(file):
+        return (
+            f"there is no database {file} any more, but its trials are still in {journals}; put a copy of the database "
+            "in its place (search replay needs none, and exports are complete without it); without a copy, search "
+            "launch begins anew"
+        )
+    return f"there is no database {file} yet; start a search first: search launch"
+
+
+def _journals_beside(file: Path) -> str:
+    """The journals with trials in the runs folder of a database, in words; "" if there is none."""
+    found = []
+    for path in sorted(Runs(file.parent).studies.glob("*/journal.jsonl")):
+        try:
+            if ASKED in path.read_bytes():
+                found.append(str(path))
+        except OSError:
+            continue
+    return ", ".join([*found[:3], *([f"{len(found) - 3} more journals"] if found[3:] else [])])
+
+
+def only_readable(file: Path) -> str | None:
+    """Why this user may not write to a database, in words; None if nothing forbids it.
+
+    Raises:
+        StorageError: this user may not read it either.
+    """
+    real = Path(os.path.realpath(file))
+    for folder in reversed(real.parents):
+        if not os.access(folder, os.X_OK, effective_ids=True):
+            if is_missing(folder):
+                return None
+            raise StorageError(_unreadable(file, folder))
+    beside = [Path(f"{real}{ending}") for ending in ("-wal", "-shm")]
+    for path in (real, *beside):
+        if path.exists() and not os.access(path, os.R_OK, effective_ids=True):
+            raise StorageError(_unreadable(file, path))
+    for path in (real, *beside, Path(f"{real}.lock"), real.parent):
+        if path.exists() and not os.access(path, os.W_OK, effective_ids=True):
+            return _whose(path)
+    return None
+
+
+def unwritable(file: Path, why: str) -> str:
+    """The sentence about a database to which this user may not write, see ``only_readable``."""
+    return (
+        f"database {file} cannot be written: {why}; copy the runs folder and name the copy with --runs, or get the "
+        "right to write there (search status, studies and report only read it)"
+    )
+
+
+def _unreadable(file: Path, path: Path) -> str:
+    return f"database {file} cannot be read: {_whose(path)}; get the right to read it, or use another --runs folder"
+
+
+def _whose(path: Path) -> str:
+    """Why a file or folder is closed to this user: "runs/search.db belongs to anna (mode 0600)"."""
+    found = path.stat()
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is on a read-only disk"
+    try:
+        owner = path.owner()
+    except KeyError:  # a user of another machine
+        owner = f"user {found.st_uid}"
+    return f"{path} belongs to {owner} (mode {stat.S_IMODE(found.st_mode):04o})"

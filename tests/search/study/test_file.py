@@ -1,0 +1,188 @@
+"""Database files that this user may not write or read, and those that were emptied or are missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from scripted import Bench, ScriptedPool, spec_of, states, trains
+from sqlalchemy import URL
+
+from search.errors import StorageError, exit_code_of
+from search.paths import Runs
+from search.study.inventory import list_studies
+from search.study.readonly import open_to_read
+from search.study.storage import open_storage, parse_url, storage_errors
+from search.watch.status import read_snapshot
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As a user to whom nothing belongs, where tests run as root, who may write to anything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A runs folder with a search of two trials. Others may enter it; pytest's own folder may only its owner."""
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as made:
+        Path(made).chmod(0o755)
+        bench = Bench(Path(made))
+        assert bench.coordinator(ScriptedPool(trains), spec_of(trials=2)).run() is True
+        read_snapshot("scripted", url_of(Path(made)), Runs(Path(made)))  # imports what only root may read
+        yield Path(made)
+        Path(made).chmod(0o755)
+
+
+def url_of(folder: Path) -> URL:
+    return parse_url(f"sqlite:///{folder}/search.db")
+
+
+def write(folder: Path) -> None:
+    with storage_errors(url_of(folder)):
+        storage = open_storage(url_of(folder), create=True)
+        optuna.create_study(storage=storage, study_name="two")  # SQLite may say nothing before the first write
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(StorageError) as raised:
+        write(folder)
+    assert exit_code_of(raised.value) == 3
+    return str(raised.value)
+
+
+def a_file_of_another(folder: Path) -> Path:
+    for file in folder.glob("search.db*"):
+        file.chmod(0o444)
+    return folder / "search.db"
+
+
+def a_folder_of_another(folder: Path) -> Path:
+    for file in folder.glob("search.db*"):
+        file.chmod(0o666)
+    (folder / "search.db.lock").unlink()
+    return folder
+
+
+def a_lock_of_another(folder: Path) -> Path:
+    for file in folder.glob("search.db*"):
+        file.chmod(0o666)
+    (folder / "search.db.lock").chmod(0o644)
+    folder.chmod(0o777)
+    return folder / "search.db.lock"
+
+
+def an_archive(folder: Path) -> Path:
+    """A copy without the files that SQLite keeps beside a database in use, in a folder where it can make none."""
+    database = folder / "search.db"
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(folder / "copy.db")) as copy:
+        source.backup(copy)
+    for file in folder.glob("search.db*"):
+        file.unlink()
+    (folder / "copy.db").rename(database)
+    database.chmod(0o444)
+    return database
+
+
+CLOSED: list[Callable[[Path], Path]] = [a_file_of_another, a_folder_of_another, a_lock_of_another, an_archive]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_a_database_that_may_only_be_read_is_shown_and_a_write_is_one_sentence(
+    folder: Path, closed: Callable[[Path], Path]
+) -> None:
+    path = closed(folder)
+    before, mode = (folder / "search.db").read_bytes(), f"{path.stat().st_mode & 0o7777:04o}"
+    with without_rights():
+        sentence = refused(folder)
+        (found,) = list_studies(url_of(folder), Runs(folder))
+        snapshot, held_by = read_snapshot("scripted", url_of(folder), Runs(folder))
+    assert f"cannot be written: {path} belongs to {path.owner()} (mode {mode}); copy the runs folder" in sentence
+    assert (found.name, found.finished, found.state, held_by) == ("scripted", 2, "finished", None)
+    assert len(snapshot.finished) == 2
+    assert (folder / "search.db").read_bytes() == before
+
+
+def test_an_archive_that_sqlite_cannot_read_without_writing_is_refused_with_the_cure(folder: Path) -> None:
+    """Its last transactions are in a log whose index is missing."""
+    copy = folder / "copy"
+    copy.mkdir()
+    for name in ("search.db", "search.db-wal"):
+        shutil.copy(folder / name, copy)
+        (copy / name).chmod(0o444)
+    complaint = "cannot be read .*, and .*/copy/search.db belongs to .*; copy the runs folder, and name the copy"
+    with without_rights(), pytest.raises(StorageError, match=complaint):
+        open_to_read(url_of(copy))
+    for name in ("search.db", "search.db-wal"):
+        (copy / name).chmod(0o644)
+    assert len(list_studies(url_of(copy), Runs(copy))) == 1
+
+
+@pytest.mark.parametrize(("closed", "mode"), [("search.db", 0o600), ("search.db-wal", 0o600), (".", 0o700)])
+def test_a_database_that_may_not_be_read_is_one_sentence(folder: Path, closed: str, mode: int) -> None:
+    for file in folder.glob("search.db*"):
+        file.chmod(0o644)
+    path = folder / closed
+    path.chmod(mode)
+    sentence = f"database {folder}/search.db cannot be read: {path} belongs to {path.owner()} (mode {mode:04o}); "
+    with without_rights():
+        assert refused(folder).startswith(sentence)
+        with pytest.raises(StorageError, match=re.escape(sentence)):
+            list_studies(url_of(folder), Runs(folder))
+        with pytest.raises(StorageError, match=re.escape(sentence)):
+            read_snapshot("scripted", url_of(folder), Runs(folder))
+
+
+def test_an_emptied_database_beside_a_journal_is_refused_and_left_as_it_is(folder: Path) -> None:
+    os.truncate(folder / "search.db", 0)
+    log = (folder / "search.db-wal").read_bytes()
+    journal = Runs(folder).journal("scripted")
+    sentence = f"is empty (0 bytes), but its trials are still in {journal}; put a copy of the database in its place"
+    assert sentence in refused(folder)
+    for read in (lambda: list_studies(url_of(folder), Runs(folder)), lambda: open_to_read(url_of(folder))):
+        with pytest.raises(StorageError, match=re.escape(sentence)):
+            read()
+    assert (folder / "search.db").read_bytes() == b""
+    assert (folder / "search.db-wal").read_bytes() == log != b"", "SQLite would delete it"
+    (folder / "search.db").unlink()
+    again = Bench(folder)
+    coordinator = again.coordinator(ScriptedPool(trains), spec_of(trials=1))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+    assert any("its journal and checkpoints are in" in note for note in again.notes)
+
+
+def test_an_empty_file_where_nothing_was_searched_becomes_a_database(tmp_path: Path) -> None:
+    (tmp_path / "search.db").touch()
+    Runs(tmp_path).journal("birds").parent.mkdir(parents=True)
+    Runs(tmp_path).journal("birds").write_text('{"event": "launch"}\n')
+    write(tmp_path)
+    assert [one.name for one in list_studies(url_of(tmp_path), Runs(tmp_path))] == ["two"]
+
+
+def test_a_missing_database_is_named_with_the_journals_that_are_still_there(folder: Path) -> None:
+    (folder / "search.db").unlink()
+    for number in range(4):
+        Runs(folder).journal(f"z{number}").parent.mkdir()
+        shutil.copy(Runs(folder).journal("scripted"), Runs(folder).journal(f"z{number}"))
+    studies = Runs(folder).studies
+    sentence = (
+        f"there is no database {folder}/search.db any more, but its trials are still in {studies}/scripted/journal"
+        f".jsonl, {studies}/z0/journal.jsonl, {studies}/z1/journal.jsonl, 2 more journals; put a copy"
+    )
+    with pytest.raises(StorageError, match=re.escape(sentence)):
+        read_snapshot("scripted", url_of(folder), Runs(folder))
