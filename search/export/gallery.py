@@ -19,7 +19,8 @@ MISTAKES = 12
 """Number of mistakes that are shown."""
 
 CELLS = 4
-"""Smallest number of cells along each side of a heat map. The last stage of a model for small pictures has only one."""
+"""Smallest number of cells along each side of a heat map, if the model has so many. The last stage of a model for small
+pictures has only one."""
 
 
 def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDArray[np.float32]) -> list[Mistake]:
@@ -57,7 +58,8 @@ def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDAr
 
 
 def layer_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32] | None:
-    """How much each part of a picture raises a class's logit: LayerCAM on the last stage with CELLS cells per side.
+    """How much each part of a picture raises a class's logit: LayerCAM on the last stage with at least CELLS cells per
+    side.
 
     Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 2021, equations 5
     to 7: the activations, each weighted by the positive part of its own gradient, are summed over the channels.

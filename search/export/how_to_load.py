@@ -145,7 +145,8 @@ def reading_paragraph(record: ExportRecord) -> str:
 
 
 def loading_lines(record: ExportRecord, folder: Path) -> list[str]:
-    """Lines for the terminal on how to load an export. If it is not a plain model, the first gives its accuracy."""
+    """Lines for the terminal on how to load an export. If the export has views or members, each line gives
+    the accuracy of what it loads."""
     model, result, card = record.model, record.evaluation, f"see {folder}/README.md"
     timm = f'timm.create_model("local-dir:{folder}", pretrained=True)'
     if model.members == 1 and not model.views:

@@ -113,7 +113,7 @@ class Place:
             UsageError: no export can be put here.
         """
         old = self._beside("old")
-        if not self._is_taken() and old.is_dir() and altered(old) is None:  # killed between two moves
+        if not self._is_taken() and old.is_dir() and not (old / UNFINISHED).exists():  # killed between two moves
             old.rename(self.target)
         if not self.is_default and (flaw := self.flaw) is not None:
             raise UsageError(
@@ -122,7 +122,7 @@ class Place:
             )
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=self.target.parent):  # as the export is made
+            with tempfile.TemporaryDirectory(prefix=".", dir=self.target.parent):  # as ``begin`` makes one
                 pass
         except OSError as error:
             if full := no_room(error, self.target.parent):
@@ -165,7 +165,7 @@ class Place:
         old, note = partial, None
         if not _exchange(partial, self.target):
             old = self._beside("old")
-            if not _discard(old):  # a killed process had moved here what was no export
+            if not _discard(old):  # another program put files into it
                 note = f"what was in {self.target} before an export was killed is now in {_set_aside(old, self.target)}"
             self.target.rename(old)  # if the process is killed after this, ``check`` undoes it
             partial.rename(self.target)
@@ -196,7 +196,8 @@ def _set_aside(content: Path, target: Path) -> Path:
 def _discard(folder: Path) -> bool:
     """Remove this program's files from a folder. Returns whether the folder is gone.
 
-    If UNFINISHED is in the folder, everything in it is this program's; otherwise the files that SHA256SUMS lists are.
+    If UNFINISHED is in the folder, everything in it is this program's. Otherwise it is removed only if it is a complete
+    export without any other file.
     """
     mark = folder / UNFINISHED
     if not os.path.lexists(folder):

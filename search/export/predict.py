@@ -273,5 +273,5 @@ def text_of_answer(answer: Predictions | Written) -> str | rich.table.Table:
             table.add_row(
                 printable(first), printable(found.name), f"{found.probability:.2%}", style="" if rank else "bold"
             )
-    table.width = Console(width=10**6).measure(table).maximum  # names of files are not wrapped, in a pipe either
+    table.width = Console(width=10**6).measure(table).maximum  # names of files are not wrapped, not even in a pipe
     return table

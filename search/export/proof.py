@@ -118,9 +118,9 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 
     Returns:
         "num_params" and "macs" of the model; "formats": file -> its "library", "accuracy" and "max_logit_difference";
-        "max_logit_difference": the largest of these; "sha256" of each file; "hardware", "latency_ms" and "load" of
-        this machine; "stranger_accuracy", None if the pictures are no files; "misread": reason -> number of pictures of
-        the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
+        "max_logit_difference": the largest of these; "sha256" of the files of the model; "hardware", "latency_ms" and
+        "load" of this machine; "stranger_accuracy", None if the pictures are no files; "misread": reason -> number of
+        pictures of the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
 
     Raises:
         Difference: the export differs from the card; the message has both values.

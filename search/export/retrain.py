@@ -59,7 +59,8 @@ from trainer.results import over_folds
 T = TypeVar("T")
 
 Stages = list[list[Training]]
-"""The stages of a final training, in order. Each has a training for every member, or for all folds together."""
+"""The stages of a final training, in order. Each has a training for every member, or for all folds together;
+with [final.rerank], the last one has two."""
 
 
 class Retraining:

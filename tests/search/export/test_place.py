@@ -114,12 +114,15 @@ def test_a_whole_export_is_replaced_and_at_each_instant_one_is_there(
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
+@pytest.mark.parametrize("is_export", [True, False], ids=["an export", "an altered export"])
 def test_a_kill_between_two_moves_is_mended_before_anything_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_export: bool
 ) -> None:
     monkeypatch.setattr(search.export.place, "_exchange", lambda *_: False)
     place = Place(tmp_path / "birds", is_default=True)
     place.finish(made(place, "old"))
+    if not is_export:
+        (place.target / "config.json").write_text("altered")
     old = there(place.target)
     rename = Path.rename
 
@@ -136,8 +139,9 @@ def test_a_kill_between_two_moves_is_mended_before_anything_else(
     assert not place.target.exists()
     place.check()
     assert there(place.target) == old
-    assert place.finish(made(place, "new")) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+    assert (place.finish(made(place, "new")) is None) == is_export
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert len(list(tmp_path.iterdir())) == (1 if is_export else 2)
 
 
 @pytest.mark.parametrize("is_export", [True, False], ids=["an export", "other content"])
