@@ -247,8 +247,10 @@ def another_name(name: str, known: Iterable[str], others: Iterable[str], cure: s
     plain = folded(name)
     if twin := next((one for one in known if folded(one) == plain), None):
         return f"rename it to {twin}"
-    long = next((one for one in others if folded(one).startswith(plain) or plain.startswith(folded(one))), None)
-    return f"if it is {long} of train, give both the same name; else {cure}" if long else cure
+    long = next((one for one in others if folded(one).startswith(plain) or plain.startswith(folded(one))), "")
+    if not long or plain.isdecimal():  # 1 and 10 are different classes
+        return cure
+    return f"if it is {long} of train, give both the same name; else {cure}"
 
 
 def _raw_beside_pictures(layout: Layout) -> list[str]:

@@ -34,10 +34,11 @@ MOST_SUBCLASSES = 20
 """Largest number of folders inside a class of which it is said that they may be the classes."""
 
 DATE = re.compile(
-    r"(19|20)\d\d([-_.]?(0[1-9]|1[0-2])([-_.]?(0[1-9]|[12]\d|3[01]))?)?"
+    r"(19|20)\d\d([-_.]?(0[1-9]|1[0-2])([-_.]?(0[1-9]|[12]\d|3[01])([-_. ].*)?)?)?|Photos from \d{4}"
     r"|(0?[1-9]|[12]\d|3[01])[-_.](0?[1-9]|[12]\d|3[01])[-_.](19|20)\d\d"
 )
-"""Names of folders that may say when pictures were taken: 2024-01-31, 20240131, 2024-01, 2024, 31.1.2024."""
+"""Names of folders that may say when pictures were taken: 2024-01-31, 20240131, 2024-01, 2024, 31.1.2024,
+2024-01-31 Rome, and Photos from 2024, as Google writes them."""
 
 LOOKED_AT = 1000
 """Largest number of pictures of which it is checked whether they have a single colour; they are evenly spaced."""
@@ -80,13 +81,15 @@ def _class_names(data: Dataset) -> Iterator[str]:
 
 
 def _dates(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """A warning if all classes look like dates."""
-    if all(map(DATE.fullmatch, data.class_names)):
+    """A warning if most classes look like dates."""
+    dates = [name for name in data.class_names if DATE.fullmatch(name)]
+    if 2 * len(dates) > len(data.class_names):
         cure = "name the column that has the classes (data.columns)"
         if config.labels is None:
             cure = "put the pictures into folders of their classes, or name a table of labels (data.labels)"
         yield (
-            f"the classes look like dates ({_some(data.class_names)}); if they say when the pictures were taken, {cure}"
+            f"{len(dates):,} of {len(data.class_names):,} classes look like dates ({_some(dates)}); if they say when "
+            f"the pictures were taken, {cure}"
         )
 
 

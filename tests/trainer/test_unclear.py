@@ -376,6 +376,8 @@ def test_a_class_whose_name_goes_on_in_another_split_is_told_the_name(tmp_path: 
     assert cure.endswith(f"; if it is {train} of train, give both the same name; else add some or remove its folder")
     (root / "test" / test).rename(root / "test" / train)
     assert len(prepare(root, tmp_path).splits["test"]) == 5
+    numbers = make_folder(tmp_path / "digits", {"train/10": 3, "train/2": 3, "test/1": 2, "test/2": 2})
+    assert "test/1: this class has no training picture; add some or remove" in problems_of(numbers, tmp_path)
 
 
 def test_parts_with_a_table_are_refused_with_the_lines_for_the_table(tmp_path: Path) -> None:
