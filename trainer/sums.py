@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import ConfigError
@@ -16,6 +17,16 @@ SUMS = "SHA256SUMS"
 
 TEACHING = ("config.json", "metrics.json", "model.safetensors")
 """Files of an export that are read to load it as a teacher."""
+
+
+POINTER_START = b"version https://git-lfs"
+"""First bytes of a pointer of Git LFS. In a clone without Git LFS, pointers are in the place of large files."""
+
+POINTER = ("it is a pointer of Git LFS in the place of the file", "fetch the file: git lfs pull")
+"""The fault of a pointer, and its cure."""
+
+CLONE = "clone its repository again with git clone -c core.autocrlf=false"
+"""The cure of line ends that git has changed."""
 
 
 def sha256(path: Path) -> str:
@@ -42,13 +53,47 @@ def write_sums(folder: Path, but: Iterable[str] = ()) -> None:
     write_whole(folder / SUMS, "".join(lines).encode())
 
 
-def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) -> str | None:
+@dataclass(frozen=True)
+class Altered:
+    """A file of an export that is not as it was proven."""
+
+    name: str
+    """Its path in the export."""
+    why: str
+    """The difference, as a clause: "it is missing"."""
+    cure: str = "export again"
+
+
+def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) -> Altered | None:
     """The first of these files that is missing, not listed, or differs from its checksum; None if there is none."""
     for name in names:
         file = folder / name
-        if name not in listed or not file.is_file() or sha256(file) != listed[name]:
-            return name
+        if not file.is_file():
+            return Altered(name, "it is missing")
+        if is_pointer(file):
+            return Altered(name, *POINTER)
+        if name not in listed:
+            return Altered(name, f"it is not in {SUMS}")
+        if sha256(file) != listed[name]:
+            return _difference(name, file, listed[name])
     return None
+
+
+def is_pointer(file: Path) -> bool:
+    """Whether Git LFS has put a pointer in the place of a file."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(POINTER_START)) == POINTER_START
+    except OSError:
+        return False
+
+
+def _difference(name: str, file: Path, digest: str) -> Altered:
+    """A file with another checksum than ``digest``."""
+    content = file.read_bytes()
+    if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == digest:
+        return Altered(name, "its line ends are CRLF, as git writes them with core.autocrlf", CLONE)
+    return Altered(name, f"its SHA-256 is not that in {SUMS}")
 
 
 def check_teacher(teacher: str) -> None:
@@ -63,13 +108,13 @@ def check_teacher(teacher: str) -> None:
     try:
         altered = first_altered(folder, read_sums(folder), TEACHING)
     except (OSError, ValueError):
+        cure = POINTER[1] if is_pointer(folder / SUMS) else "export again"
         raise ConfigError(
-            f"distill.teacher {folder} is not an export that can be loaded: no usable {SUMS}; export it again"
+            f"distill.teacher {folder} is not an export that can be loaded: no usable {SUMS}; {cure}"
         ) from None
     if altered is not None:
         raise ConfigError(
-            f"distill.teacher {folder}: {altered} is not the file that was proven (it is missing or differs from "
-            f"{SUMS}); export it again"
+            f"distill.teacher {folder}: {altered.name} is not the file that was proven ({altered.why}); {altered.cure}"
         )
 
 

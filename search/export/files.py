@@ -17,7 +17,7 @@ from trainer.config import DataConfig
 from trainer.errors import DataError, as_lines
 from trainer.pictures import read_picture
 from trainer.scan import read_file
-from trainer.sums import SUMS, first_altered, read_sums
+from trainer.sums import POINTER, SUMS, first_altered, is_pointer, read_sums
 
 
 def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
@@ -30,12 +30,11 @@ def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
     try:
         listed = read_sums(export)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{export} has no usable {SUMS}; give a folder that export-best wrote") from error
+        cure = POINTER[1] if is_pointer(export / SUMS) else "give a folder that export-best wrote"
+        raise UsageError(f"{export} has no usable {SUMS}; {cure}") from error
     altered = first_altered(export, listed, listed if names is None else names)
     if altered is not None:
-        raise ProofFailed(
-            f"{export / altered} is not the file that was proven (its SHA-256 is not that in {SUMS}); export again"
-        )
+        raise ProofFailed(f"{export / altered.name} is not the file that was proven ({altered.why}); {altered.cure}")
 
 
 class Preprocessing(BaseModel):
@@ -95,9 +94,8 @@ def read_config(export: Path) -> ModelConfig:
     try:
         config = ModelConfig.model_validate_json((export / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{export} is not an export (no usable config.json); give a folder that export-best wrote"
-        ) from error
+        cure = POINTER[1] if is_pointer(export / "config.json") else "give a folder that export-best wrote"
+        raise UsageError(f"{export} is not an export (no usable config.json); {cure}") from error
     check_sums(export, ["config.json"])
     return config
 

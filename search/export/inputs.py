@@ -102,12 +102,15 @@ class Sample:
         rows = [tuple([*row, *[""] * len(header)][: len(header)]) for _, row in lines]
         matches = [index.find(row[0], ("test",)) if row[0].strip() else [] for row in rows]
         several = [
-            f"{row[0]} may be {' and '.join(file.name for file in files[:3])}"
+            f"{row[0]}: {', '.join(file.name for file in files[:3])}{', ...' * (len(files) > 3)}"
             for row, files in zip(rows, matches, strict=True)
             if len(files) > 1
         ]
         if several:
-            raise DataError(f"--like {path}: an id must be that of one picture:{as_lines(several)}")
+            raise DataError(
+                f"--like {path}: these ids fit several of the given pictures each; give fewer pictures, or write paths "
+                f"as ids:{as_lines(several)}"
+            )
         if not any(matches):
             first = f" (the first is {rows[0][0]!r})" if rows else ""
             raise DataError(f"--like {path}: none of its {len(rows):,} ids{first} is the id of a given picture")

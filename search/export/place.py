@@ -55,8 +55,8 @@ def altered(folder: Path) -> str | None:
         record, listed = ExportRecord.load(folder), read_sums(folder)
     except (SearchError, ValueError, FileNotFoundError, NotADirectoryError):
         return f"{METRICS} or {SUMS} is missing or altered"
-    name = first_altered(folder, listed, listed) or first_altered(folder, listed, _files_of(record))
-    return None if name is None else f"{name} is missing or altered"
+    found = first_altered(folder, listed, listed) or first_altered(folder, listed, _files_of(record))
+    return None if found is None else f"{found.name} is missing or altered"
 
 
 def foreign(folder: Path) -> str | None:

@@ -33,6 +33,7 @@ from search.figures.png import Confused, CurvePoint
 from search.study.confirmation import Confirmation
 from search.study.finalists import Finalist
 from studies.objective import words_of
+from trainer.sums import POINTER, is_pointer
 from trainer.values import Json
 
 METRICS_VERSION = 3
@@ -346,6 +347,8 @@ class ExportRecord(Results, Description):
                 f"{file} cannot be read ({error.strerror}); give a folder that export-best wrote"
             ) from error
         except ValidationError as error:
+            if is_pointer(file):
+                raise UsageError(f"{file} cannot be read: {'; '.join(POINTER)}") from None
             where = ".".join(map(str, error.errors()[0]["loc"])) or "it"
             raise UsageError(
                 f"{file} is not what this version of export-best writes ({where} is missing or has another form); "

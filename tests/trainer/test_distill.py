@@ -199,7 +199,7 @@ def test_a_teacher_that_is_not_what_was_proven_is_refused(
         lambda: check_teacher(str(folder)),
         lambda: open_teacher(Distill(teacher=str(folder)), digits, cpu),
     ):
-        with pytest.raises(ConfigError, match=r"^distill\.teacher .*; export it again$"):
+        with pytest.raises(ConfigError, match=r"^distill\.teacher .*; export again$"):
             refuses()
 
 

@@ -128,7 +128,7 @@ def test_a_sample_gives_its_ids_their_order_and_its_columns(desk: Path) -> None:
         ("id,green,violet\n1,0,0\n", 2, "'violet' is not a class of this model"),
         ("id\n1\n", 2, "it has none beside that of the ids"),
         ("id,label\n77,\n", 4, "none of its 1 ids (the first is '77') is the id of a given picture"),
-        ("id,label\nsame,\n", 4, "same may be new/a/same.png and new/b/same.png"),
+        ("id,label\nsame,\n", 4, "or write paths as ids:\n  same: new/a/same.png, new/b/same.png"),
     ):
         (desk / "sample.csv").write_text(sample)
         for folder in "ab":
