@@ -226,7 +226,7 @@ def _choice(record: ExportRecord) -> str:
     number, best = len(found.candidates), found.candidates[0]
     measured = (
         f"The chosen one was then trained with {count(len(best.reported), 'further seed')}, which had no part in the "
-        "choice; the mean over these seeds alone is reported as its accuracy"
+        "choice; the mean over these seeds alone is reported as its value"
         if best.reported
         else "The mean of the chosen one is reported, over the seeds that had a part in the choice"
     )

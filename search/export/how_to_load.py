@@ -45,8 +45,8 @@ SCALED = """    image = ImageOps.exif_transpose(Image.open(file))
 """Lines of Python that are used instead of SIXTEEN_BITS if pictures of more than 8 bits have other ranges of values."""
 
 
-STEP = """The pictures were read without their background. Each picture needs this step of OpenCV first, before timm's
-transform or any other reader (`pip install opencv-python-headless`); the lines below call it:
+STEP = """The model was trained on pictures without their background. This function removes it with OpenCV (`pip install
+opencv-python-headless`). The code further below calls it on each opened picture, before anything else:
 
 ```python
 import cv2

@@ -233,7 +233,8 @@ class Export:
 
 
 def _value(record: ExportRecord) -> float | None:
-    """The value of the study's objective in the final evaluation; a loss is negated. None if that is the accuracy."""
+    """The value of the study's objective in the final evaluation; a loss is negated. None if that is the accuracy, or
+    if the export of an earlier version has no scores."""
     result, scores = record.evaluation, record.evaluation.scores
     match record.search.objective:
         case "accuracy":
@@ -281,8 +282,7 @@ def text_of_export(export: Export) -> str:
 
 
 def section_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
-    """The report's section about an export; ``mistakes`` is a PNG, or None if the export has no such
-    figure."""
+    """The report's section about an export; ``mistakes`` is a PNG, or None if there was no mistake."""
     result, scores = record.evaluation, record.evaluation.scores
     assert scores is not None
     accuracy = Score(value=result.accuracy, interval=result.interval)

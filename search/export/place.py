@@ -165,8 +165,9 @@ class Place:
         old, note = partial, None
         if not _exchange(partial, self.target):
             old = self._beside("old")
-            if not _discard(old):  # another program put files into it
-                note = f"what was in {self.target} before an export was killed is now in {_set_aside(old, self.target)}"
+            if not _discard(old):  # it is no complete export, or has other files
+                aside = _set_aside(old, self.target)
+                note = f"an earlier export was killed; what was in {self.target} before it is now in {aside}"
             self.target.rename(old)  # if the process is killed after this, ``check`` undoes it
             partial.rename(self.target)
         sync_folder(self.target.parent)

@@ -118,9 +118,9 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 
     Returns:
         "num_params" and "macs" of the model; "formats": file -> its "library", "accuracy" and "max_logit_difference";
-        "max_logit_difference": the largest of these; "sha256" of the files of the model; "hardware", "latency_ms" and
-        "load" of this machine; "stranger_accuracy", None if the pictures are no files; "misread": reason -> number of
-        pictures of the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
+        "max_logit_difference": the largest of these; "sha256" of the model's files; "hardware", "latency_ms" and "load"
+        of this machine; "stranger_accuracy" (and its tolerance), None if the pictures are no files; "misread": reason
+        -> pictures of the split that a plain convert("RGB") reads differently; "misread_in_all": those of all splits.
 
     Raises:
         Difference: the export differs from the card; the message has both values.
@@ -216,7 +216,8 @@ def _as_a_stranger(
 ) -> Callable[[int], Pictures]:
     """A function that reads the raw files with timm's own transform, a batch at a time.
 
-    It raises Difference if a picture differs from the cached one and its file does not explain why.
+    It raises Difference if a picture differs from the cached one, and is none of those that a plain convert misreads
+    (``data.misread``).
     """
     transform = timm.data.create_transform(**preprocessing)
     mode = "RGB" if data_config.channels == 3 else "L"

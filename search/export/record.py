@@ -87,8 +87,8 @@ class Description(Recorded):
     """The step for which the hours of the study left no time: "chosen": to choose the trial with fresh seeds;
     "measured": to measure the chosen trial with further seeds. None if there was time for both."""
     identity: str
-    """SHA-256 of all of the above, as if ``version`` were 2, and of the recipe's version if it is a later one. If it
-    has not changed, the study is not exported again."""
+    """SHA-256 of all of the above, with ``version`` counted as 2, and of RECIPE_VERSION unless that is FIRST_RECIPE. If
+    an existing export has the same identity, the study is not exported again."""
     event_log: str | None
     """SHA-256 of the study's journal. Not in the identity: a launch adds lines even if the budget is spent."""
 
@@ -239,7 +239,7 @@ class Measured(Recorded):
 
     confirming_seconds: float | None
     training_seconds: tuple[float, ...]
-    """Training time of each member, over all stages."""
+    """Training time of each trained model, over all stages."""
     hardware: str = ""
     """Hardware on which the proof ran."""
     latency_ms: Mapping[str, Mapping[str, float]] = {}
@@ -255,7 +255,7 @@ class Results(Recorded):
     evaluation: Evaluation
     validation: Validation
     histories: tuple[tuple[CurvePoint, ...], ...]
-    """The epochs of each member, in all stages."""
+    """The epochs of each trained model, in all stages."""
     measured_on_this_machine: Measured
     selection: RecordedSelection | None = Field(None, exclude_if=lambda selection: selection is None)
     """The choice of the members, if fewer are exported than were trained; else None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def class_rows(scores: Scores, spell: Callable[[str], str] = str) -> list[list[s
     """A row for each class, at most SHOWN_CLASSES, with CLASS_COLUMNS; ``spell`` writes the name of a class."""
     shown: Sequence[ClassScore] = scores.classes
     if len(shown) > SHOWN_CLASSES:
-        shown = sorted(scores.classes, key=lambda one: -1 if one.f1 is None else one.f1)[:SHOWN_CLASSES]
+        shown = sorted(scores.classes, key=lambda one: math.inf if one.f1 is None else one.f1)[:SHOWN_CLASSES]
     return [
         [
             spell(one.name),

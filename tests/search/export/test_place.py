@@ -162,7 +162,9 @@ def test_what_a_kill_left_of_two_moves_prevents_no_later_export(
     note = place.finish(made(place, "third"))
     asides = [path for path in tmp_path.iterdir() if path.name != "birds"]
     assert note == (
-        None if is_export else f"what was in {place.target} before an export was killed is now in {asides[0]}"
+        None
+        if is_export
+        else f"an earlier export was killed; what was in {place.target} before it is now in {asides[0]}"
     )
     assert [there(path) for path in asides] == ([] if is_export else [{"thesis.txt": b"mine"}])
     assert all(path.name.startswith("birds.aside-") for path in asides)

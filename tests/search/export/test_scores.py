@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 from search.export.card import card
 from search.export.metrics import Export, text_of_export
 from search.export.record import Evaluation, ExportRecord, Scores
-from search.export.scores import ROWS, Answers, calibration_error, never_predicted, score_rows, scores_of
+from search.export.scores import ROWS, Answers, calibration_error, class_rows, never_predicted, score_rows, scores_of
 from trainer.scores import ClassCounts
 
 NAMES = [f"class_{number}" for number in range(8)]
@@ -153,3 +153,12 @@ def test_an_export_of_before_has_no_such_scores() -> None:
     assert "scores" not in Evaluation.model_validate(recorded()["evaluation"]).to_json()
     assert "macro F1" not in card(record)
     assert "macro F1" not in text_of_export(Export(record, "there"))  # type: ignore[arg-type]
+
+
+def test_of_many_classes_a_card_lists_those_with_the_lowest_f1() -> None:
+    names = [f"class_{number:02}" for number in range(40)]
+    labels = np.repeat(np.arange(35), 4)  # classes 35 to 39 have no picture and are never predicted: they have no F1
+    logits = 9 * np.eye(40, dtype=np.float32)[labels]
+    logits[labels >= 30, :] = np.roll(logits[labels >= 30, :], 4, axis=0)  # 30 to 34 are taken for each other
+    listed = [row[0] for row in class_rows(scores_of(Answers.of(logits, labels), labels, names))]
+    assert listed == [*names[30:35], *names[:25]]
