@@ -22,7 +22,7 @@ from search.running.assignment import assignment_of
 from search.running.clock import Clock
 from search.running.others import Others
 from search.running.queued import Queued
-from search.running.records import OWN_ATTRIBUTES, Ending, InProgress, Progress, ResultChanged, Verdict
+from search.running.records import OWN_ATTRIBUTES, Ending, InProgress, Progress, Verdict, check_repeated
 from search.running.rungs import Rungs
 from search.study import events
 from search.study.begun import other_versions, store_versions
@@ -34,6 +34,7 @@ from search.study.memory import is_new, one_transaction, read_anew, trial_of, un
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     new_trial,
+    report_step,
     reset_foreign,
     resume_trial,
     set_attributes,
@@ -45,16 +46,12 @@ from search.study.study import UUID, check_trials
 from search.study.trial import FAILED_UNDER, TrialView, settings_hash, step_word, view_of
 from search.workers.failures import Decision, Failure
 from search.workers.messages import Assign, Started
-from studies.objective import value_of, words_of
+from studies.objective import value_of
 from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
 from trainer.values import Json
 
 logger = logging.getLogger(__name__)
-
-REPEAT_TOLERANCE = 0.05
-"""Largest difference between the value of an epoch that is trained again and the reported value; for a loss above 1, a
-share of the loss. Other hardware rounds differently, but a trial with other results must not go on under its number."""
 
 
 class Trials:
@@ -202,11 +199,12 @@ class Trials:
             return  # the trial is resumed
         constraints = excesses(ModelSize(params=started.num_params, macs=started.macs), self.spec.limit)
         stored = self._frozen(trial).constraints
-        for name, excess in constraints.items():
-            if name not in stored:  # Optuna would warn
-                trial.set_constraint(name, excess)
         sizes: dict[str, Json] = {"sizes": dict(started.sizes)} if self.spec.sizes_vary else {}
-        set_attributes(self.study, trial, sizes | {"num_params": started.num_params, "macs": started.macs})
+        with one_transaction(self.study):
+            for name, excess in constraints.items():
+                if name not in stored:  # Optuna would warn
+                    trial.set_constraint(name, excess)
+            set_attributes(self.study, trial, sizes | {"num_params": started.num_params, "macs": started.macs})
         self.journal.append(events.Started(trial=trial.number, constraints=constraints))
 
     def report(self, number: int, result: EpochResult) -> Verdict:
@@ -216,27 +214,20 @@ class Trials:
             ResultChanged: the result differs from the one reported before.
         """
         progress, value = self.progress[number], value_of(result, self.objective)
-        trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
-        progress.seconds[step] = result.seconds
+        progress.seconds[step := self.rungs.step_of(progress, result.epoch)] = result.seconds
         self.clock.add_step(result.seconds)
         progress.images_per_second = result.images_per_second
-        if step not in progress.reported:
-            trial.report(value, step)
-            progress.reported[step] = value
-            self.progress.changed(number)
-            progress.setbacks = progress.setbacks.after_new_epoch()
-        elif abs(value - (was := progress.reported[step])) > REPEAT_TOLERANCE * max(1.0, abs(was)):
-            before, now = (words_of(one, self.objective) for one in (was, value))
-            raise ResultChanged(
-                f"{step_word(self.spec)} {step} was {before} before an interruption and is {now} trained again"
-            )
-        elif step < progress.step:
-            return "go on"  # reported and decided before the interruption
         rung = self.rungs.rung_at(progress, step, last=result.final)
-        if rung is not None and rung == progress.promoted_at:
-            return "go on"  # the trial was paused here and has left the rung
+        if (was := progress.reported.get(step)) is not None:
+            check_repeated(f"{step_word(self.spec)} {step}", was, value, self.objective)
+            if step < progress.step:
+                return "go on"  # reported and decided before the interruption
+            if rung is not None and rung == progress.promoted_at:
+                return "go on"  # the trial was paused here and has left the rung
         if step not in progress.decided:
-            pruned, too_late = self._decide(progress, step, value, rung, last=result.final)
+            pruned, too_late = self._report_new(progress, step, value, rung, last=result.final), False
+            if rung is not None:
+                pruned, too_late = self._decide(progress, rung, value)
             self.progress.changed(number)
             line = events.Epoch(trial=number, step=step, value=value, pruned=pruned)
             self.journal.append(line.model_copy(update={"too_late": True}) if too_late else line)
@@ -247,21 +238,29 @@ class Trials:
             return "complete" if rung is None else "leave"
         return "go on"
 
-    def _decide(
-        self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
-    ) -> tuple[bool | None, bool]:
-        """Whether a trial is pruned or paused (None: not decided); whether that is only for lack of compute or time."""
-        if rung is not None:
-            others = self.committed - self.rungs.left_of(progress)
-            in_time = self.clock.allows(self.rungs.steps_beyond(rung))
-            allowed = in_time and self.budget.allows_compute(self.spent, others)
-            return self.rungs.decide(progress, rung, value, allowed=allowed)
-        if progress.asked == step:
-            undo_prune_query(self.study, self._frozen(progress.trial))
+    def _report_new(self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool) -> bool | None:
+        """Report a step, unless it is reported, and ask the pruner, in one transaction. Returns whether the trial is
+        pruned; None if the pruner is not asked, as at a rung."""
+        pruned, frozen = None, self._frozen(progress.trial)
+        if progress.asked == step == frozen.last_step:
+            undo_prune_query(self.study, frozen)
         progress.asked = step
-        if last or self.rungs.pauses or progress.is_repeat:
-            return None, False
-        return bool(progress.trial.should_prune()), False  # a numpy bool, of the median pruner
+        with one_transaction(self.study):
+            if step not in progress.reported:
+                report_step(self.study, progress.trial, step, value)
+            if rung is None and not (last or self.rungs.pauses or progress.is_repeat):
+                pruned = bool(progress.trial.should_prune())  # the median pruner answers with a numpy bool
+        if step not in progress.reported:
+            progress.reported[step] = value
+            self.progress.changed(progress.trial.number)
+            progress.setbacks = progress.setbacks.after_new_epoch()
+        return pruned
+
+    def _decide(self, progress: Progress, rung: int, value: float) -> tuple[bool, bool]:
+        """Whether a trial is paused at a rung, and whether that is only for lack of compute or time."""
+        others = self.committed - self.rungs.left_of(progress)
+        allowed = self.clock.allows(self.rungs.steps_beyond(rung)) and self.budget.allows_compute(self.spent, others)
+        return self.rungs.decide(progress, rung, value, allowed=allowed)
 
     def release(self, number: int) -> bool:
         """Release a trial that no worker trains: it becomes an orphan, or is paused. Returns whether it is paused."""
@@ -294,7 +293,7 @@ class Trials:
             with one_transaction(self.study):
                 set_attributes(self.study, trial, facts)
                 self.marks.mark_ended(self.study, frozen)
-            self.study.tell(trial, ending.value, ending.state)
+                self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         state, why, kind = ending.state.name, ending.reason, ending.failure
         self.journal.append(events.Tell(trial=number, state=state, value=frozen.value, reason=why, failure=kind))
@@ -351,8 +350,9 @@ class Trials:
                     return
                 frozen = reset_foreign(self.study, frozen, OWN_ATTRIBUTES)
                 self.others.note_queued(frozen)
-            self.marks.mark_asked(self.study, frozen)
-            trial = resume_trial(self.study, self.spec, frozen, self.space)
+            with one_transaction(self.study):
+                self.marks.mark_asked(self.study, frozen)
+                trial = resume_trial(self.study, self.spec, frozen, self.space)
         except UpdateFinishedTrialError:
             return  # another program has finished the trial; the next turn reports that
         except ValueError:

@@ -6,6 +6,7 @@ postgres      connections to a Postgres server, with a time limit for every answ
 readonly      connections that can only read: for the dashboard, the page, and users who may not write
 memory        the trials of a study in memory, written through: for the process that owns it
 statements    the statements that read and write trials
+prepared      a statement that is compiled once
 study         creates and opens studies: fingerprint, stored spec, uses of the test split
 begun         settings that a study keeps under a later version or study file
 identity      which study a folder belongs to, and whether a study is still the same

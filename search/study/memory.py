@@ -20,7 +20,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from search.study.statements import Row, Statements
+from search.study.statements import End, Row, Statements
 from search.study.storage import backend_of
 from search.study.trial import axis_of
 
@@ -63,6 +63,8 @@ class RememberingStorage(_CachedStorage):
         """Whether ``looking_once`` is active, and whether the database has been read inside it."""
         self._group: list[Row] | None = None
         """Rows that are stored at the end of ``one_transaction``; None outside of it."""
+        self._ends: list[End] = []
+        """Ends of trials that are stored after these rows."""
         self._compatible: set[tuple[str, str]] = set()
         """Pairs (setting, axis) that Optuna has accepted: it has compared the axis with those of other trials."""
         self._statements = Statements(backend.engine, study_id)
@@ -77,10 +79,12 @@ class RememberingStorage(_CachedStorage):
 
     @contextmanager
     def looking_once(self) -> Iterator[None]:
-        """In this context, only the first access to all trials looks for changes by other programs."""
+        """In this context, only the first access to all trials looks for changes by other programs, and all writes use
+        one connection."""
         self._look_once, self._has_looked = True, False
         try:
-            yield
+            with self._statements.holding():
+                yield
         finally:
             self._look_once = False
 
@@ -88,7 +92,8 @@ class RememberingStorage(_CachedStorage):
     def one_transaction(self) -> Iterator[None]:
         """Store all writes to unfinished trials in this context in one transaction, at the end of the context.
 
-        Reads inside the context see the writes already. After an error, all unfinished trials are read anew.
+        Reads inside the context see the writes already, but for ends of trials. After an error, all unfinished trials
+        are read anew.
         """
         if self._group is not None:  # inside another such context
             yield
@@ -97,10 +102,10 @@ class RememberingStorage(_CachedStorage):
         try:
             with self._writing():
                 yield
-                if self._group:
-                    self._statements.store(self._group)
+                if self._group or self._ends:
+                    self._store_ends(self._group, self._ends)
         finally:
-            self._group = None
+            self._group, self._ends = None, []
 
     # -- reads
 
@@ -197,13 +202,11 @@ class RememberingStorage(_CachedStorage):
                 done = super().set_trial_state_values(trial_id, state, values)
                 self.forget(trial_id)
                 return done
-            ended = self._statements.end(trial_id, state, values)
-        if trial_id in self._stale:
-            return True
-        trial = _copy(trial)
-        trial.state, trial.datetime_complete = state, ended
-        trial.values = None if values is None else [float(value) for value in values]
-        self._add_trials_to_cache(self._study_id, [trial])
+            end = End(trial_id, state, values)
+            if self._group is None:
+                self._store_ends([], [end])
+            else:
+                self._ends.append(end)
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
@@ -229,6 +232,18 @@ class RememberingStorage(_CachedStorage):
             self._store(models.TrialSystemAttributeModel, trial_id, {"key": key, "value_json": json.dumps(value)})
             if trial := self._change(trial_id):
                 trial.system_attrs[key] = json.loads(json.dumps(value))
+
+    def _store_ends(self, rows: Sequence[Row], ends: Sequence[End]) -> None:
+        """Store rows, then ends of trials."""
+        at = self._statements.store(rows, ends)
+        for end in ends:
+            trial = self._in_memory(end.trial_id)
+            if trial is None or end.trial_id in self._stale:
+                continue
+            trial = _copy(trial)
+            trial.state, trial.datetime_complete = end.state, at
+            trial.values = None if end.values is None else [float(value) for value in end.values]
+            self._add_trials_to_cache(self._study_id, [trial])
 
     def _store(self, model: type[Any], trial_id: int, row: dict[str, Any]) -> None:
         rows = [(model, {"trial_id": trial_id, **row})]

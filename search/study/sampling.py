@@ -159,6 +159,12 @@ def set_attributes(study: optuna.Study, trial: FrozenTrial | Trial, attributes: 
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
+def report_step(study: optuna.Study, trial: Trial, step: int, value: float) -> None:
+    """Report a value. ``Trial.report`` would ignore a value that it has kept and that the database has not stored."""
+    study._storage.set_trial_intermediate_value(trial._trial_id, step, float(value))
+    trial._cached_frozen_trial.intermediate_values[step] = float(value)
+
+
 def reset_foreign(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:
     """Reset an unfinished trial of another program: only its settings stay, queued for the search.
 

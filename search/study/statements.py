@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, Engine, Insert, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from search.study.prepared import Prepared
 from search.study.storage import version_of
 from search.study.trial import axis_of
 
@@ -35,6 +38,16 @@ _KEYS: dict[type[Any], tuple[str, str]] = {
 }
 """Table of values or attributes of trials -> the columns of its key."""
 
+
+@dataclass(frozen=True)
+class End:
+    """The end of a trial."""
+
+    trial_id: int
+    state: TrialState
+    values: Sequence[float] | None
+
+
 MOST_IDS = 1000
 """Largest number of ids in a statement; SQLite allows about 32,000."""
 
@@ -48,32 +61,72 @@ class Statements:
     """
 
     def __init__(self, engine: Engine, study_id: int) -> None:
-        self._engine = engine
-        self._upserts = {model: _upsert(model, engine.dialect.name) for model in _KEYS}
+        self._engine, dialect = engine, engine.dialect
+        self._held: Connection | None = None
+        self._holds = False
+        """Whether ``holding`` is active; its connection, once it is open, is in ``_held``."""
+        self._upserts = {model: Prepared(_upsert(model, dialect.name), dialect, _columns(model)) for model in _KEYS}
         trial = models.TrialModel.__table__.c
         of_study, this = trial.study_id == study_id, trial.trial_id == bindparam("this")
         self._of_study = of_study
         self._exists = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id)
-        self._study = self._exists.with_for_update()
-        self._state = select(trial.state).where(this)
-        self._new = insert(models.TrialModel.__table__).values(
-            study_id=study_id, state=TrialState.RUNNING, datetime_start=bindparam("now")
-        )
-        self._before = select(func.count()).where(of_study, trial.trial_id < bindparam("this"))
-        self._number = update(models.TrialModel.__table__).where(this).values(number=bindparam("new"))
-        unfinished = trial.state.in_((TrialState.RUNNING, TrialState.WAITING))
+        self._study = Prepared(self._exists.with_for_update(), dialect)
+        self._state = Prepared(select(trial.state).where(this), dialect)
+        last = select(trial.trial_id, trial.number).where(of_study).order_by(trial.trial_id.desc()).limit(1)
+        self._last = Prepared(last, dialect)
+        next_number = func.coalesce(select(last.subquery().c.number + 1).scalar_subquery(), 0)
+        new: dict[str, Any] = {"study_id": study_id, "state": TrialState.RUNNING, "number": next_number}
+        new["datetime_start"] = bindparam("now")
+        self._new = Prepared(insert(models.TrialModel.__table__).values(new).inline(), dialect, [])
+        unfinished = (trial.state == TrialState.RUNNING) | (trial.state == TrialState.WAITING)
         end: dict[str, Any] = {"state": bindparam("end"), "datetime_complete": bindparam("now")}
-        self._end = update(models.TrialModel.__table__).where(this, unfinished).values(end)
+        self._end = Prepared(update(models.TrialModel.__table__).where(this, unfinished).values(end), dialect)
         self._count = select(
             func.count(),
             func.count().filter(trial.state == TrialState.WAITING),
             func.count().filter(trial.state == TrialState.RUNNING),
         ).where(of_study, trial.trial_id >= bindparam("first"))
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """In this context, all methods use one connection. To take one from SQLAlchemy's pool, which checks it, takes
+        longer than most statements."""
+        self._holds = True
+        try:
+            yield
+        finally:
+            self._holds = False
+            self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        if not self._holds:
+            with self._engine.connect() as connection:
+                yield connection
+            return
+        if self._held is None:
+            self._held = self._engine.connect()
+        try:
+            yield self._held
+            self._held.rollback()  # ends a transaction that only reads
+        except BaseException:  # the connection may be broken
+            self._let_go()
+            raise
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._connected() as connection, connection.begin():
+            yield connection
+
     def count(self, first: int) -> tuple[int, int, int] | None:
         """Three numbers, of the trials with the id ``first`` or a higher one: all, WAITING, RUNNING. None if no other
         connection has changed the database since the last call; only SQLite knows that."""
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             version = version_of(connection)
             if version is not None and connection.info.get(self) == version:
                 return None
@@ -89,7 +142,7 @@ class Statements:
         """
         known, trial = sorted(one for one in ids if one <= above), models.TrialModel.trial_id
         parts = [trial.in_(known[at : at + MOST_IDS]) for at in range(0, len(known), MOST_IDS)]
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             if connection.execute(self._exists).one_or_none() is None:
                 raise KeyError(models.NOT_FOUND_MSG)
             return [one for part in (*parts, trial > above) for one in self._trials(connection, part)]
@@ -136,18 +189,25 @@ class Statements:
                 trial_id=trial_id,
             )
 
-    def store(self, rows: Sequence[Row]) -> None:
-        """Store rows of unfinished trials; rows with the same key are replaced.
+    def store(self, rows: Sequence[Row], ends: Sequence[End] = ()) -> datetime:
+        """Store rows of unfinished trials, then end trials. Rows with the same key are replaced.
+
+        Returns:
+            The time of the ends, as Optuna shows it.
 
         Raises:
             UpdateFinishedTrialError: a trial is finished.
             KeyError: a trial does not exist any more.
         """
-        with self._engine.begin() as connection:
+        stored, shown = _now()
+        with self._transaction() as connection:
             for trial_id in {row["trial_id"] for _, row in rows}:
                 self._check(connection, trial_id)
             for model, several in groupby(rows, key=itemgetter(0)):
-                connection.execute(self._upserts[model], [row for _, row in several])
+                self._upserts[model].run_many(connection, [row for _, row in several])
+            for end in ends:
+                self._store_end(connection, end, stored)
+        return shown
 
     def create(self) -> FrozenTrial:
         """Create a RUNNING trial without settings.
@@ -156,12 +216,11 @@ class Statements:
             KeyError: the study does not exist any more.
         """
         stored, shown = _now()
-        with self._engine.begin() as connection:
-            if connection.execute(self._study).one_or_none() is None:
+        with self._transaction() as connection:
+            if self._study.run(connection, {}).fetchone() is None:
                 raise KeyError(models.NOT_FOUND_MSG)
-            trial_id: int = connection.execute(self._new, {"now": stored}).inserted_primary_key[0]  # type: ignore[index]
-            number = connection.execute(self._before, {"this": trial_id}).scalar_one()
-            connection.execute(self._number, {"this": trial_id, "new": number})
+            self._new.run(connection, {"now": stored})
+            trial_id, number = self._last.run(connection, {}).fetchone()  # no other program creates one meanwhile
         return FrozenTrial(
             number=number,
             state=TrialState.RUNNING,
@@ -176,30 +235,22 @@ class Statements:
             trial_id=trial_id,
         )
 
-    def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> datetime:
-        """End a trial. Returns the time of its end, as Optuna shows it.
-
-        Raises:
-            UpdateFinishedTrialError: the trial is finished.
-            KeyError: the trial does not exist any more.
-        """
-        stored, shown = _now()
+    def _store_end(self, connection: Connection, end: End, now: datetime) -> None:
+        ended = self._end.run(connection, {"this": end.trial_id, "end": end.state, "now": now})
+        if ended.rowcount == 0:
+            self._check(connection, end.trial_id)
         model, rows = models.TrialValueModel, []
-        for objective, one in enumerate(values or ()):
+        for objective, one in enumerate(end.values or ()):
             value, kind = model.value_to_stored_repr(one)
-            rows.append({"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind})
-        with self._engine.begin() as connection:
-            if connection.execute(self._end, {"this": trial_id, "end": state, "now": stored}).rowcount == 0:
-                self._check(connection, trial_id)
-            if rows:
-                connection.execute(self._upserts[model], rows)
-        return shown
+            rows.append({"trial_id": end.trial_id, "objective": objective, "value": value, "value_type": kind})
+        if rows:
+            self._upserts[model].run_many(connection, rows)
 
     def _check(self, connection: Connection, trial_id: int) -> None:
-        state = connection.execute(self._state, {"this": trial_id}).scalar_one_or_none()
-        if state is None:
+        row = self._state.run(connection, {"this": trial_id}).fetchone()
+        if row is None:
             raise KeyError(models.NOT_FOUND_MSG)
-        if state.is_finished():
+        if TrialState[row[0]].is_finished():
             raise UpdateFinishedTrialError("a trial has already finished and can not be updated")
 
 
@@ -209,10 +260,14 @@ def _now() -> tuple[datetime, datetime]:
     return now.replace(tzinfo=None), now.astimezone().replace(tzinfo=None)
 
 
+def _columns(model: type[Any]) -> list[str]:
+    """The columns of a table, but for its primary key."""
+    return [column.name for column in model.__table__.columns if not column.primary_key]
+
+
 def _upsert(model: type[Any], dialect: str) -> Insert:
     """A statement that stores rows of a table; rows with the same key are replaced."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    names = [column.name for column in model.__table__.columns if not column.primary_key]
-    statement = insert(model)
-    new = {name: statement.excluded[name] for name in names if name not in _KEYS[model]}
+    statement = insert(model).inline()
+    new = {name: statement.excluded[name] for name in _columns(model) if name not in _KEYS[model]}
     return statement.on_conflict_do_update(index_elements=list(_KEYS[model]), set_=new)
