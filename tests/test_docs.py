@@ -233,6 +233,7 @@ PROMISES = {
     "a checkpoint is torn": ["test_a_damaged_one_is_set_aside_and_the_one_before_is_used"],
     "the cache of decoded pictures": ["test_a_damaged_cache_is_an_error_to_a_worker_and_built_anew_by_a_launch"],
     "a picture is replaced": [
+        "test_a_comparison_that_is_killed_at_any_step_is_done_again",
         "test_a_picture_of_the_same_size_and_time_is_read",
         "test_the_same_pictures_are_compared_once_and_keep_their_cache",
     ],

@@ -103,8 +103,8 @@ class Host:
         self._cache = ""
         self._home: Path | None = None
         """The folder of the present training's files at home; None if nothing travels."""
-        self._sent: dict[str, tuple[int, int]] = {}
-        """Name of each file of the present training that is at home -> its time and size."""
+        self._sent: dict[str, tuple[int, ...]] = {}
+        """Name of each file of the present training that is at home -> its state, see ``_state_of``."""
         self._outbox: list[FromWorker | Exit] = []
         self._failure: Failure | None = None
         """Why the present training's files could not go home, so that it ends as a failure; None if they could."""
@@ -234,7 +234,7 @@ class Host:
                 last = False
                 while not last:
                     piece = source.read(PIECE_BYTES)
-                    last = source.tell() == state[1]
+                    last = source.tell() == state[0]
                     target = str(home / file.name)
                     problem: str | None = answer_of(self._depot.write.remote(target, writer, piece, last=last))
                     if problem is not None:
@@ -248,9 +248,10 @@ def answer_of(reference: Any, timeout: float | None = None) -> Any:
     return ray.get(reference, timeout=timeout)
 
 
-def _state_of(file: Path) -> tuple[int, int]:
+def _state_of(file: Path) -> tuple[int, ...]:
+    """Size, times and inode: a file that is replaced within a tick of the clock has another inode."""
     state = file.stat()
-    return state.st_mtime_ns, state.st_size
+    return state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns
 
 
 def _own_folder() -> tuple[Path, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,3 +161,84 @@ def test_replaced_pictures_have_a_cache_for_each_study(tmp_path: Path, other: di
     assert plain.cache_path != second.cache_path
     assert plain.class_names == ("cat", "dog")
     assert second.class_names == (("even", "odd") if "labels" in other else ("cat", "dog"))
+
+
+KILLED = '''
+import os, shutil, signal, sys
+from pathlib import Path
+
+from trainer.config import DataConfig
+from trainer.data import prepare_data
+
+folder, config = Path.cwd(), DataConfig(path=os.path.abspath("pets"), image_size=16)
+
+
+def prepare():
+    stages = []
+    data = prepare_data(config, folder / "caches", progress=lambda stage, done, total: stages.append(stage))
+    return data, COMPARING in stages
+
+
+def run_until(moment):
+    """Prepare the pictures in a process that is killed before its step with this number. Returns whether it was."""
+    if (child := os.fork()) == 0:
+        steps = 0
+
+        def look(event, arguments):
+            nonlocal steps
+            if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(folder) in str(arguments[0]):
+                steps += 1
+                if steps == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(look)
+        prepare()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    return status != 0
+
+
+def begin():
+    for name in ("pets", "caches"):  # copies have other inodes
+        shutil.rmtree(name, ignore_errors=True)
+        shutil.copytree(f"{name}.before", name)
+
+
+begin()
+expected = prepare_data(config, folder / "others")
+whole, compared = prepare()
+assert compared
+caches, moment = sorted(os.listdir("caches")), 0
+while True:
+    begin()
+    moment += 1
+    if not run_until(moment):
+        break
+    data, _ = prepare()
+    assert data.content_hash == expected.content_hash, moment
+    assert data.cache_path == whole.cache_path, moment
+    assert (data.images == expected.images).all(), moment
+    assert not prepare()[1], moment  # it is compared no more
+    assert sorted(os.listdir("caches")) == caches, moment
+print(moment, len([name for name in caches if not name.startswith(".")]))
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "caches"), [(None, 1), (swap, 2)], ids=["the same pictures", "others"])
+def test_a_comparison_that_is_killed_at_any_step_is_done_again(
+    tmp_path: Path, change: Callable[[Path], None] | None, caches: int
+) -> None:
+    root = pets(tmp_path / "pets")
+    prepare(root, tmp_path / "caches")
+    if change is not None:
+        change(root)
+    for name in ("pets", "caches"):
+        (tmp_path / name).rename(tmp_path / f"{name}.before")
+    script = KILLED.replace("COMPARING", repr(COMPARING))
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    kills, found = map(int, run.stdout.split())
+    assert kills > 20
+    assert found == caches

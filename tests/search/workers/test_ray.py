@@ -33,6 +33,7 @@ from search.workers.pool import Exit, Pool
 from search.workers.ray_cluster import PROBE, _unanswered
 from studies import cluster as of_study
 from trainer.data import Dataset
+from trainer.kept import move_into_place
 
 
 @pytest.fixture
@@ -285,6 +286,20 @@ def test_what_ray_cannot_do_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("search.workers.ray_cluster.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"Ray is not installed; pip install 'featherweight\[ray\]'"):
         parse_places("ray:2", of_study.Cluster())
+
+
+def test_a_file_that_is_replaced_by_one_of_the_same_size_and_time_goes_home(tmp_path: Path) -> None:
+    required("ray")
+    from search.workers.ray_node import _state_of
+
+    files = [tmp_path / "checkpoint", tmp_path / "checkpoint.partial"]
+    for file in files:
+        file.write_bytes(file.name[:10].encode())
+        os.utime(file, ns=(10**18, 10**18))
+    before = _state_of(files[0])
+    assert _state_of(files[0]) == before
+    move_into_place(files[1], files[0])
+    assert _state_of(files[0]) != before
 
 
 def test_without_a_number_there_is_a_worker_for_each_gpu_or_for_so_many_cores(
