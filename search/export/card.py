@@ -237,9 +237,13 @@ def _choice(record: ExportRecord) -> str:
         f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}. The search's best had claimed "
         f"{number_of(found.raw_best, objective)}."
     )
+    tied = sorted((one.num_params, one.trial != found.winner) for one in found.candidates if one.tied)
+    why = "" if len(tied) < 2 else " The chosen one has the best mean, with its value in the search included."
+    if len(tied) > 1 and not tied[0][1]:
+        why = " Of the tied ones, the chosen one has the fewest parameters."
     ties = (
         f"Tied candidates cannot be told apart from the best mean ({found.test}; the test covers the choice of the "
-        "seeds, not that of the validation pictures). Among tied candidates, the one with the fewest parameters wins."
+        f"seeds, not that of the validation pictures).{why}"
         if found.test
         else "With one seed each there is no test of the differences."
     )
@@ -331,16 +335,17 @@ def _load_in_words(load: Load | None) -> str:
     if load is None:
         return "It was not measured whether the machine was quiet."
     average = (
-        f"the load average for each core was {load.before:.2f} before and {load.after:.2f} after, this export's own"
+        f"the load average for each core was {load.before:.2f} before and {load.after:.2f} after, including this "
+        "export's own work"
     )
     if load.others is None:
-        return f"The system does not report what other processes took; {average} work included."
+        return f"The system does not report what other processes took; {average}."
     others = f"other processes took {load.others:.0%} of the cores meanwhile"
     if load.others <= QUIET:
-        return f"The machine was quiet: {others} ({QUIET:.0%} at most count as quiet); {average} work included."
+        return f"The machine was quiet: {others} ({QUIET:.0%} at most count as quiet); {average}."
     return (
         f"**The machine was not quiet**: {others} (more than {QUIET:.0%}), so the model may be faster than this; "
-        f"{average} work included."
+        f"{average}."
     )
 
 

@@ -282,7 +282,8 @@ def text_of_export(export: Export) -> str:
 
 
 def section_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
-    """The report's section about an export; ``mistakes`` is a PNG, or None if there was no mistake."""
+    """The report's section about an export; ``mistakes`` is a PNG, or None if there was no mistake, or the
+    figure was not kept."""
     result, scores = record.evaluation, record.evaluation.scores
     assert scores is not None
     accuracy = Score(value=result.accuracy, interval=result.interval)

@@ -167,7 +167,7 @@ class Place:
             old = self._beside("old")
             if not _discard(old):  # it is no complete export, or has other files
                 aside = _set_aside(old, self.target)
-                note = f"an earlier export was killed; what was in {self.target} before it is now in {aside}"
+                note = f"an earlier export was killed; the content that it replaced in {self.target} is now in {aside}"
             self.target.rename(old)  # if the process is killed after this, ``check`` undoes it
             partial.rename(self.target)
         sync_folder(self.target.parent)

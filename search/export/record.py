@@ -87,8 +87,8 @@ class Description(Recorded):
     """The step for which the hours of the study left no time: "chosen": to choose the trial with fresh seeds;
     "measured": to measure the chosen trial with further seeds. None if there was time for both."""
     identity: str
-    """SHA-256 of all of the above, with ``version`` counted as 2, and of RECIPE_VERSION unless that is FIRST_RECIPE. If
-    an existing export has the same identity, the study is not exported again."""
+    """SHA-256 of all fields above. ``version`` counts as 2 whatever it is, so a new form of this file changes no
+    identity. If an existing export has the same identity, the study is not exported again."""
     event_log: str | None
     """SHA-256 of the study's journal. Not in the identity: a launch adds lines even if the budget is spent."""
 

@@ -135,8 +135,8 @@ class TrainingQueue:
             progress: called with (stage and unit, epochs or folds done, epochs or folds in all).
 
         Raises:
-            TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, once all others
-                have ended, a training has no retries left.
+            TrainingFailed: a worker cannot start; two trainings that were given up one after the other had the same
+                error; or, once all others have ended, a training has no retries left.
             DiskError: no room for a checkpoint.
             Exception: raised by ``each_turn``; next time, every training goes on from its last epoch.
         """
@@ -244,7 +244,8 @@ class TrainingQueue:
         return None
 
     def _give_up(self, training: Training, failure: Failure) -> None:
-        """Give up a training and go on with the others; end all if two in a row have failed with the same error."""
+        """Give up a training and go on with the others; end all if the one that was given up before it had the same
+        error."""
         last = self.failed[-1][1].signature if self.failed else None
         self.failed.append((training, failure))
         if failure.signature == last:

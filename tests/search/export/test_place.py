@@ -164,7 +164,7 @@ def test_what_a_kill_left_of_two_moves_prevents_no_later_export(
     assert note == (
         None
         if is_export
-        else f"an earlier export was killed; what was in {place.target} before it is now in {asides[0]}"
+        else f"an earlier export was killed; the content that it replaced in {place.target} is now in {asides[0]}"
     )
     assert [there(path) for path in asides] == ([] if is_export else [{"thesis.txt": b"mine"}])
     assert all(path.name.startswith("birds.aside-") for path in asides)

@@ -113,6 +113,26 @@ def test_one_candidate_with_one_seed_is_told_in_the_singular_and_folds_are_named
     assert "  confirmed   60.34% in 5-fold cross-validation, 1 fresh seed\n" in last
 
 
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"tied": True}, "Of the tied ones, the chosen one has the fewest parameters."),
+        ({"tied": True, "num_params": 9}, "The chosen one has the best mean, with its value in the search included."),
+        ({"tied": False}, None),
+    ],
+    ids=["smallest", "larger, after a race", "none tied"],
+)
+def test_the_card_says_what_decided_among_tied_candidates(other: dict[str, object], why: str | None) -> None:
+    values = recorded()
+    found = values["confirmation"]
+    found["test"] = "Welch's t test, 95 %"
+    next(one for one in found["candidates"] if one["trial"] != 5).update(other)
+    paragraph = next(
+        line for line in card(ExportRecord.model_validate(values)).splitlines() if "Tied candidates" in line
+    )
+    assert paragraph.endswith(why or "not that of the validation pictures).")
+
+
 def test_a_value_without_a_confirmation_is_the_best_of_so_many_trials() -> None:
     values = recorded() | {"confirmation": None}
     many = ExportRecord.model_validate(values)
