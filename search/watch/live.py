@@ -26,7 +26,7 @@ from search.study.progress import Snapshot, WorkerView, nodes_in_words, problems
 from search.study.trial import TrialView
 from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
-from search.watch.table import cut, small_bar, table
+from search.watch.table import View, cut, small_bar, table
 from search.words import clock_time, count, duration, judged_on, megabytes, show
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
@@ -213,11 +213,11 @@ class Display:
     def __init__(self, runs: Runs = DEFAULT_RUNS, *, quiet: bool = False) -> None:
         self._runs, self._quiet = runs, quiet
         self.console = Terminal(file=sys.stderr if quiet else sys.stdout, highlight=False)
-        self._live = None
+        self._live, self._view = None, View()
         if self.console.is_terminal and not quiet:
             # Lines on stderr appear above the live view, unless stderr is a file.
             to_terminal = bool(sys.stderr and sys.stderr.isatty())
-            self._live = Live(console=self.console, auto_refresh=False, redirect_stderr=to_terminal)
+            self._live = Live(self._view, console=self.console, auto_refresh=False, redirect_stderr=to_terminal)
         self._gone = False
         self._said = time.monotonic()
         self._drawn, self._apart = -math.inf, 0.0
@@ -266,9 +266,8 @@ class Display:
             self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
 
     def _draw(self, live: Live, snapshot: Snapshot) -> None:
-        self._undrawn = None
-        self._try(self._print_lines)
-        self._try(lambda: live.update(text_of_snapshot(snapshot, self._runs, rows=self.console.height), refresh=True))
+        self._undrawn, self._view.content = None, text_of_snapshot(snapshot, self._runs, rows=self.console.height)
+        self._try(self._print_lines if self._lines else live.refresh)  # lines are printed together with the view
 
     def _print_lines(self) -> None:
         # Taken one by one, because observers say lines in threads of their own meanwhile.

@@ -1,11 +1,21 @@
-"""Tables of the live view as plain lines."""
+"""The live view's content, and its tables as plain lines."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size
+from rich.console import RenderableType
 from rich.text import Text
+
+
+class View:
+    """The live view. Its content is set before it is drawn, so that lines and the view are drawn at once."""
+
+    content: RenderableType = ""
+
+    def __rich__(self) -> RenderableType:
+        return self.content
 
 
 def table(

@@ -458,7 +458,8 @@ class TestTerminal:
             assert "2 of 3 trials finished" not in drawn.getvalue()
             display.say("trial 1 complete")
             display.watch(later)
-            assert "2 of 3 trials finished" in drawn.getvalue()
+            assert drawn.getvalue().count("2 of 3 trials finished") == 1, "it is drawn once, together with the line"
+            assert drawn.getvalue().count("1 of 3 trials finished") == 1
 
     def test_no_line_is_lost_that_is_said_in_another_thread_while_lines_are_shown(
         self, monkeypatch: pytest.MonkeyPatch
