@@ -168,13 +168,13 @@ def _text(study: str) -> str:
         return (_FOLDER / f"{study}.toml").read_text(encoding="utf-8")
     path = Path(study)
     logger.debug("study file %s", path.absolute())
-    if path.suffix != ".toml" and (path.is_dir() or not path.exists()):
-        file = f"{study}.toml"
-        cure = f"did you mean {file}?" if Path(file).is_file() else nearest(study, names())
-        raise ConfigError(f"no study {study!r} comes with the program, nor is it a .toml file; {cure}")
-    if not path.exists():
-        raise ConfigError(f"there is no file {study}; search studies --new {study} begins one")
     try:
+        if path.suffix != ".toml" and (path.is_dir() or not path.exists()):
+            file = f"{study}.toml"
+            cure = f"did you mean {file}?" if Path(file).is_file() else nearest(study, names())
+            raise ConfigError(f"no study {study!r} comes with the program, nor is it a .toml file; {cure}")
+        if not path.exists():
+            raise ConfigError(f"there is no file {study}; search studies --new {study} begins one")
         return path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read study {study}: {error}") from error

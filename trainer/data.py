@@ -363,7 +363,7 @@ def _list_digits() -> Listing:
 def _is_torchvisions(folder: Path) -> bool:
     """Whether a folder has torchvision's files, or may get them because it has no folders in it."""
     known = set(TORCHVISION_FOLDERS.values())
-    if not folder.is_dir():
+    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True) or not folder.is_dir():
         return False
     folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     return folder.name in known or not folders or bool(folders & known)

@@ -100,11 +100,14 @@ def check_teacher(teacher: str) -> None:
     """Check the files of a teacher by its SHA256SUMS. Does nothing if it is not a folder with a config.json.
 
     Raises:
-        ConfigError: a file is missing or has changed, or SHA256SUMS cannot be read.
+        ConfigError: a file is missing or has changed, or the folder or SHA256SUMS cannot be read.
     """
     folder = expanded(teacher)
-    if not (folder / "config.json").exists():
-        return
+    try:
+        if not (folder / "config.json").exists():
+            return
+    except OSError as error:
+        raise ConfigError(f"distill.teacher {folder} cannot be opened: {error.strerror}") from None
     try:
         altered = first_altered(folder, read_sums(folder), TEACHING)
     except (OSError, ValueError):

@@ -126,7 +126,11 @@ def read_tree(root: Path) -> Folder:
     Raises:
         DataError: the folder is missing, or a folder below it cannot be listed.
     """
-    if not root.is_dir():
+    try:
+        is_folder = root.is_dir()
+    except OSError as error:  # a folder above it is closed to this user
+        raise DataError(f"the data folder {root} cannot be opened: {error.strerror}; check --data DIR") from None
+    if not is_folder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"the data folder {root} {what}; check --data DIR")
     around = [folder.stat() for folder in (root, *root.resolve().parents)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,19 +30,26 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in given:
-        if glob.has_magic(str(path)) and not path.exists():
+        if glob.has_magic(str(path)) and not _holds(path.exists):
             matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns, too
             if not matches:
                 raise DataError(f"no file matches {path}")
             for match in map(Path, matches):
                 found += _below(match) if match.is_dir() else [match]
-        elif path.is_dir():
+        elif _holds(path.is_dir):
             found += _below(path)
-        elif path.suffix.lower() in TABLES and path.is_file():
+        elif path.suffix.lower() in TABLES and _holds(path.is_file):
             found += _listed(path)
         else:
             found.append(path)
     return found
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """The answer of a test of a path; False if it is in a folder that is closed to this user."""
+    with contextlib.suppress(OSError):
+        return test()
+    return False
 
 
 def _below(folder: Path) -> list[Path]:
@@ -60,7 +68,7 @@ def _listed(table: Path) -> list[Path]:
     cells = [row[known[0]].strip() if known and known[0] < len(row) else row[0].strip() for _, row in lines]
     if not known:  # a table of paths alone has no header
         cells = [header[0], *cells]
-        if not _placed(table, header[0]).is_file():
+        if not _holds(_placed(table, header[0]).is_file):
             raise DataError(
                 f"{table}: none of its columns ({', '.join(header[:20])}) is called picture or "
                 f"{', '.join(FILE_COLUMNS)}; rename the column of paths"
@@ -72,7 +80,7 @@ def _listed(table: Path) -> list[Path]:
 
 def _placed(table: Path, cell: str) -> Path:
     beside = table.parent / cell
-    return beside if beside.exists() else Path(cell)
+    return beside if _holds(beside.exists) else Path(cell)
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class Sample:
             UsageError: there is no such file.
             DataError: the file cannot be read, an id fits several pictures, or no id fits any given picture.
         """
-        if not path.is_file():
+        if not _holds(path.is_file):
             raise UsageError(f"--like {path}: there is no such file")
         header, lines = read_lines(path)
         index = FileIndex([File(one.as_posix(), one, None) for one in dict.fromkeys(pictures)], Path())

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 
 from search.errors import StudyChanged, UsageError
+from search.study.file import is_missing
 from search.study.marks import own_trials
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import SPEC, find_study, person_of, user_name
@@ -81,7 +82,7 @@ def find_transfers(spec: StudySpec, size: DataSize, url: URL) -> list[Transferre
         StorageError: the database cannot be reached or read.
     """
     file = sqlite_file(url)
-    if not spec.search.transfer or (file is not None and not file.exists()):
+    if not spec.search.transfer or (file is not None and is_missing(file)):
         return []
     with storage_errors(url):
         storage = open_storage(url)
