@@ -13,7 +13,7 @@ description  computes the parts that are known before training, and the identity
 metrics    computes the parts that are measured after training
 out_of_fold  the predictions of fold models for the pictures that they were not trained on
 selection  chooses the members of an ensemble if more were trained than are exported
-reranked   [final.rerank]: the gain over plain retraining if some filters got new random weights before it
+reranked   [final.rerank]: what new random weights for some filters gained, compared with plain retraining
 members    the members of an ensemble in words
 gallery    the most confident mistakes, with heat maps of the areas that each decision depends on
 scores     the scores besides the accuracy, with their intervals; without torch

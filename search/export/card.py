@@ -87,9 +87,10 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     if (best := record.confirmed) is not None and best.best_mean is not None:
         part = " that had no part in the choice" if best.reported else ""
         error = "" if best.standard_error is None else " (standard error)"
+        pictures = "" if record.folds else ", trained on train"
         rows["over seeds"] = (
             f"{best.mean_in_words(record.search.objective)}{error} {judged_on(record.folds)}, "
-            f"{count(best.seeds, 'seed')}{part}, with the recipe of the search, trained on train"
+            f"{count(best.seeds, 'seed')}{part}, with the recipe of the search{pictures}"
         )
     if record.gain is not None:
         rows["gain of the search"] = record.gain
@@ -224,6 +225,7 @@ def _choice(record: ExportRecord) -> str:
         table.append(f"| {facts} | {verdict} |")
     seconds = record.measured_on_this_machine.confirming_seconds
     number, best = len(found.candidates), found.candidates[0]
+    trainings = sum(len(one.accuracies) + len(one.reported) + one.diverged for one in found.candidates)
     measured = (
         f"The chosen one was then trained with {count(len(best.reported), 'further seed')}, which had no part in the "
         "choice; the mean over these seeds alone is reported as its value"
@@ -232,7 +234,7 @@ def _choice(record: ExportRecord) -> str:
     )
     how = (
         f"{f'The best {number} trials were' if number > 1 else 'The best trial was'} then trained again with "
-        f"{'a fresh seed' if found.trainings == 1 else 'fresh seeds'}: {count(found.trainings, 'training')} in all "
+        f"{'a fresh seed' if trainings == 1 else 'fresh seeds'}: {count(trainings, 'training')} in all "
         f"({duration(seconds or 0.0)}). {measured}: "
         f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}. The search's best had claimed "
         f"{number_of(found.raw_best, objective)}."
@@ -362,7 +364,7 @@ def _provenance(record: ExportRecord) -> str:
         f"Made {record.created} with {versions}{commit}.\n"
         f"Search: study `{record.study}`"
         + (f", journal `{log}` (SHA-256; `search replay` checks it).\n" if log else ".\n")
-        + f"Seeds: {', '.join(map(str, record.seeds))}.\n"
+        + f"Seeds: {', '.join(map(str, record.seeds))}{' (of the first training)' if record.rerank else ''}.\n"
         f"Pictures: {pictures}; content `{data.content_hash}`, with its splits `{data.fingerprint}`.\n"
         f"Proof: loaded again in a clean process by {libraries}: the same accuracy, logits within "
         f"{proof.max_logit_difference:.1e}, {proof.num_params:,} parameters and {macs_in_words(proof.macs)} "

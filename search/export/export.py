@@ -120,6 +120,9 @@ def export_best(
         DiskError: there is no room for the export.
         TrainingFailed: a training failed more often than its retries allow.
         ProofFailed: the export differs from its card. Its folder is kept, but not moved into place.
+        ConfigError: the pictures cannot be moved, or the layer of [final.rerank] is missing.
+        DivergedError: a final training diverged.
+        Interrupted: ``search stop`` ended the export.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Terminal(quiet=is_quiet(), stderr=to_stderr, highlight=False)
@@ -210,7 +213,7 @@ def _unchanged_or_new(
 
 
 def _report_again(record: ExportRecord, mistakes: Path, runs: Runs) -> None:
-    """Write the report's section about an export that was made before, if another export was made since then. Its
+    """Write the report's section about an export that was made before, if the stored one is missing or another. Its
     mistakes are shown only if the export itself has the figure."""
     if record.evaluation.scores is None:  # of an earlier version, which wrote no section
         runs.export_section(record.study).unlink(missing_ok=True)

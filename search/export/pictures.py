@@ -22,7 +22,7 @@ def moved_to(spec: StudySpec, folder: Path) -> StudySpec:
     """The study with its pictures in another folder.
 
     Raises:
-        ConfigError: its pictures are built in.
+        ConfigError: its pictures are the digits, which are built in.
     """
     values = spec.data.model_dump(mode="json") | {"path": str(folder)}
     return spec.model_copy(update={"data": validate(DataConfig, values, f"study {spec.name}, with --data {folder}")})

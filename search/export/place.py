@@ -132,7 +132,7 @@ class Place:
             ) from error
 
     def begin(self) -> Path:
-        """Make an empty folder beside the place. The unfinished folder of an earlier export is removed."""
+        """Make a folder beside the place, with only UNFINISHED in it. That of an earlier export is removed."""
         for number in count():
             partial = self._beside(f"partial-{number}" if number else "partial")
             if _discard(partial):

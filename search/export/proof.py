@@ -1,6 +1,6 @@
 """Proves an export, in a process of its own: ``python -m search.export.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
-Each file is loaded by its stock library, through the ``open`` of its format, which shares no code with the writers.
+Each file is loaded by its stock library, which shares no code with the writers.
 Other code of this program only reads the pictures, and loads weights that no stock library can load (those of an
 ensemble, or of a family that stock timm does not have). The proof checks:
 

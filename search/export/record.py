@@ -68,7 +68,8 @@ class Description(Recorded):
     teacher: str | None
     """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
     seeds: tuple[int, ...]
-    """The seed of each training. If not all models are exported, ``selection`` says which are."""
+    """The seed of each training, of the first stage if there are several. If not all models are exported, ``selection``
+    says which are."""
     sampled: Mapping[str, Json]
     data: RecordedData
     versions: Mapping[str, str]
@@ -87,8 +88,9 @@ class Description(Recorded):
     """The step for which the hours of the study left no time: "chosen": to choose the trial with fresh seeds;
     "measured": to measure the chosen trial with further seeds. None if there was time for both."""
     identity: str
-    """SHA-256 of all fields above. ``version`` counts as 2 whatever it is, so a new form of this file changes no
-    identity. If an existing export has the same identity, the study is not exported again."""
+    """SHA-256 of all fields above and of a later RECIPE_VERSION than the first. ``version`` counts as 2 whatever it is,
+    so a new form of this file changes no identity. If an existing export has the same identity, the study is not
+    exported again."""
     event_log: str | None
     """SHA-256 of the study's journal. Not in the identity: a launch adds lines even if the budget is spent."""
 

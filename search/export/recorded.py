@@ -72,7 +72,7 @@ class RecordedSearch(Recorded):
     """Validation accuracy of the trial in the search; None if the study has another objective."""
     trials: int
     states: Mapping[str, int]
-    """Optuna's state -> number of trials."""
+    """Optuna's state, or PAUSED -> number of trials."""
     seconds: float
     """Seconds of training, summed over all workers."""
     objective: Objective = Field("accuracy", exclude_if=lambda objective: objective == "accuracy")

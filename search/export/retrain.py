@@ -93,8 +93,8 @@ class Retraining:
         self.confirming: list[Training] = []
         """All trainings that the confirmation may need."""
         self.first_seed = 0
-        """Number of the first member's seed. If further seeds measured the winner of a confirmation, it is
-        the first of these."""
+        """Number of the first member's seed: the first of those that measured the winner, if this export has
+        confirmed one with such seeds; else 0, as with --trial."""
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """Results of the confirmation that are not in the database yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
@@ -232,9 +232,10 @@ class Retraining:
     def plan(self, trials: Sequence[FrozenTrial]) -> Stages:
         """The stages of the final training.
 
-        The members have the seeds that measured the winner of a confirmation, if there are any. These seeds had no part
-        in the choice of the trial, so no member was chosen for its own result. A member may have the same recipe as one
-        of the trainings that measured the winner. Then it has the same checkpoint, and is not trained again.
+        The members' seeds begin with those that measured the winner, if this export has confirmed one with such seeds.
+        These seeds had no part in the choice of the trial, so no member was chosen for its own result. A member may
+        have the same recipe as one of the trainings that measured the winner. Then it has the same checkpoint, and is
+        not trained again.
 
         With [final.rerank], the last stage has two trainings: that of the exported model, then the plain one with which
         it is compared. Both have the fresh seed that follows that of the first stage. With the same seed, they would
