@@ -15,7 +15,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from search.policy.replaced import replaced
+from search.policy.replaced import Reader
 
 RUNG = "completed_rung_"
 """Prefix of the attributes that successive halving stores on a trial."""
@@ -25,8 +25,7 @@ class RungCache:
     """The values that the trials of a study have at each rung."""
 
     def __init__(self) -> None:
-        self._trials: list[FrozenTrial] = []
-        """The trials that were read, see ``replaced``."""
+        self._reader = Reader()
         self._values: list[dict[str, float]] = []
         """For each trial: attribute -> value."""
         self._sorted: defaultdict[str, list[float]] = defaultdict(list)
@@ -38,19 +37,17 @@ class RungCache:
             rung: the attribute.
             trials: all trials of the study, by number.
         """
-        if len(trials) < len(self._trials):  # another study
-            self._trials, self._values = [], []
+        if (changed := self._reader.changed(trials)) is None:
+            self._values.clear()
             self._sorted.clear()
-        known = len(self._trials)
-        for number in [*replaced(trials, self._trials), *range(known, len(trials))]:
-            trial = trials[number]
-            values = {name: value for name, value in trial.system_attrs.items() if name.startswith(RUNG)}
-            if number < known:
+            changed = self._reader.changed(trials) or []
+        for number in changed:
+            values = {name: value for name, value in trials[number].system_attrs.items() if name.startswith(RUNG)}
+            if number < len(self._values):
                 for name, value in self._values[number].items():
                     del self._sorted[name][bisect_left(self._sorted[name], value)]
-                self._trials[number], self._values[number] = trial, values
+                self._values[number] = values
             else:
-                self._trials.append(trial)
                 self._values.append(values)
             for name, value in values.items():
                 insort(self._sorted[name], value)

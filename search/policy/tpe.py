@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.kernels import ERROR, KeptKernels
 from search.policy.parzen import KeptMasses, ManyKernels
-from search.policy.replaced import replaced
+from search.policy.replaced import num_ended, replaced
 
 SPACES = 8
 """Largest number of spaces for which rows are kept. A search has one; a setting that is sampled by itself has its
@@ -61,6 +61,8 @@ class TrialCache:
         self._values = np.zeros(0, VALUES)
         self._trials: list[FrozenTrial | None] = []
         """The trials that were read, by number."""
+        self._ended = 0
+        """Number of trials at the beginning of the study that had ended: they do not change any more."""
         self._readings = 0
         self._spaces: list[dict[str, BaseDistribution]] = []
         self._rows: list[tuple[dict[str, BaseDistribution], Rows]] = []
@@ -81,8 +83,13 @@ class TrialCache:
             missing = max(missing, len(self._trials))  # at least doubled, so that the arrays grow seldom
             self._values = np.append(self._values, np.zeros(missing, VALUES))
             self._trials += [None] * missing
-        kept = self._trials if whole else map(self._trials.__getitem__, numbers.tolist())
-        for at in replaced(trials, kept):
+        if not whole:
+            changed = replaced(trials, map(self._trials.__getitem__, numbers.tolist()))
+        else:
+            since = self._ended if self._ended and trials[0] is self._trials[0] else 0
+            changed = [since + at for at in replaced(trials[since:], self._trials[since:])]
+            self._ended = num_ended(trials, since)
+        for at in changed:
             trial, number = trials[at], numbers[at]
             self._readings += 1
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):

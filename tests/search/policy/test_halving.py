@@ -11,6 +11,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from search.policy.halving import RememberingHalving, RungCache
+from search.policy.replaced import Reader
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -68,3 +69,21 @@ def test_a_trial_that_has_not_changed_is_not_read_again() -> None:
     cache.at("completed_rung_0", trials)
     trials[0].system_attrs["completed_rung_0"] = 0.75  # no storage does this
     assert cache.at("completed_rung_0", trials) == [0.25, 0.5]
+
+
+def test_trials_that_ended_before_all_unfinished_ones_are_not_looked_at_again() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study, reader = optuna.create_study(), Reader()
+    for number in range(6):
+        study.ask()
+        if number not in (2, 4):
+            study.tell(number, 0.5)
+    trials = study.get_trials(deepcopy=False)
+    assert reader.changed(trials) == [0, 1, 2, 3, 4, 5]
+    study.tell(4, 0.5)
+    study.ask()
+    trials = study.get_trials(deepcopy=False)
+    trials[1] = study.trials[1]  # a copy
+    assert reader.changed(trials) == [4, 6], "trial 1 was not looked at"
+    assert reader.changed(study.trials) is None, "other objects: another study"
+    assert reader.changed(study.trials) == [0, 1, 2, 3, 4, 5, 6]
