@@ -20,9 +20,10 @@ from search.devices import Gpu, WorkerDevice
 from search.errors import DeviceHeld, UsageError
 from search.gpu_locks import hold_devices
 from search.paths import Runs
+from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.coordinator import Coordinator
-from search.running.elastic import Elastic, Request, change_gpus
+from search.running.elastic import Elastic, Gpus, Request, change_gpus, text_of_gpus
 from search.study.events import Assign
 from search.study.journal import read_journal
 from search.study.lock import own_study
@@ -129,6 +130,24 @@ def test_an_impossible_change_is_refused_and_changes_nothing(elastic: Elastic) -
         assert ask(elastic, **request)["error"] == error.replace("RUNS", str(elastic._search.runs.root))
         assert (elastic.devices, elastic._search.crew.pool.devices) == (GPUS[:1], GPUS[:1])
         assert [is_free(device) for device in GPUS] == [False, True, True]
+
+
+def test_an_added_gpu_begins_at_once_and_its_checkpoints_need_room(elastic: Elastic) -> None:
+    coordinator: Any = elastic._search
+    assert ask(elastic, add="1,2")["added"] == ["gpu 1", "gpu 2"]
+    assert coordinator.pool.started == [1, 2]
+    assert coordinator.room_needed == room_needed(coordinator.spec, BOUNDS, 3)
+
+
+def test_the_answer_says_how_long_a_change_lasts() -> None:
+    changed = Gpus(study="birds", gpus=("gpu 1",), added=("gpu 1",), drained=("gpu 0",))
+    assert text_of_gpus(changed).splitlines() == [
+        "study 'birds' is searched on gpu 1",
+        "added: gpu 1",
+        "drained: gpu 0, free after the epoch in progress",
+        "until this launch ends",
+    ]
+    assert text_of_gpus(Gpus(study="birds", gpus=("gpu 1",), added=(), drained=())).count("\n") == 0
 
 
 def test_the_last_gpu_that_works_cannot_be_drained(elastic: Elastic) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 from optuna.trial import TrialState
-from scripted import Bench, Script, ScriptedPool, epoch, failed, placed, spec_of, started, states, trains
+from scripted import EPOCHS, Bench, Script, ScriptedPool, epoch, failed, placed, spec_of, started, states, trains
 
 import search.workers.crew
 from search.devices import WorkerDevice
@@ -138,6 +138,20 @@ def test_eleven_losses_in_a_row_without_a_new_epoch_are_too_many(bench: Bench) -
     assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
 
 
+def test_a_new_epoch_ends_the_row_of_losses_of_a_trial_and_each_epoch_that_of_a_device(bench: Bench) -> None:
+    def is_lost_twelve_times(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        for number in range(1, EPOCHS + 1):
+            yield epoch(0, number, 0.1)
+            if times < 6 or (times < 12 and number == 2):
+                yield Exit(0, "", lost="lost")
+
+    pool = ScriptedPool(is_lost_twelve_times)
+    coordinator = bench.coordinator(pool, spec_of(trials=1, faults={"retries": 0}))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+    assert len(pool.started) == 13
+
+
 def test_a_worker_that_is_always_lost_before_it_trains_is_put_aside(bench: Bench) -> None:
     class Vanishes(ScriptedPool):
         def _play(self, worker: int) -> Iterator[Any]:
@@ -177,6 +191,24 @@ def test_no_clock_runs_while_a_worker_waits_for_its_device(bench: Bench) -> None
         ("a script", False, "here"),
     ]
     assert not any(one.waiting for one in seen[-1].workers)
+
+
+def test_a_process_that_has_begun_and_is_never_ready_is_ended_and_replaced(bench: Bench) -> None:
+    class Stuck(ScriptedPool):
+        def _play(self, worker: int) -> Iterator[Any]:
+            if len(self.started) == 1:
+                yield placed(self.devices[worker])
+                yield from itertools.repeat(None)
+            yield from super()._play(worker)
+
+    pool = Stuck(trains)
+    coordinator = bench.coordinator(pool, spec_of(trials=1, faults={"first_epoch_seconds": 1}))
+    coordinator.begin()
+    ends = time.monotonic() + 60
+    while coordinator.turn():
+        assert time.monotonic() < ends, "it counts as waiting"
+    assert pool.started == [0, 0]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 def test_a_node_with_other_versions_is_put_aside(bench: Bench) -> None:
@@ -406,6 +438,27 @@ def test_gpus_of_two_nodes_are_two_even_if_their_names_are_the_same(bench: Bench
     coordinator = bench.coordinator(pool, spec_of(trials=6))
     assert coordinator.run() is True
     assert [worker.disabled for worker in coordinator.crew.workers] == [True, False]
+
+
+def test_a_gpu_that_was_put_aside_is_not_used_when_a_cluster_assigns_it_again(bench: Bench) -> None:
+    class TwoNodes(ScriptedPool):
+        def _play(self, worker: int) -> Iterator[Any]:
+            self.node = "node7" if worker < 2 else "node8"
+            return super()._play(worker)
+
+    def breaks_there(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if pool.worker < 2:
+            yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    pool = TwoNodes(breaks_there)
+    pool.devices = [WorkerDevice(f"slurm:{number}", "any", 1, place="slurm") for number in range(3)]
+    coordinator = bench.coordinator(pool, spec_of(trials=1))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+    assert (pool.started, pool.trials) == ([0, 0, 0, 1, 2], [0, 0, 0, 0])
+    assert "slurm:1 is put aside: 3 CUDA errors of this GPU of node7" in bench.warnings
+    assert pool.released == [], "Ray would assign it again"
 
 
 def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench) -> None:

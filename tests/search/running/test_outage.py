@@ -72,6 +72,30 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert replay(read_journal(coordinator.journal.path)).identical
 
 
+def test_a_drained_worker_ends_after_its_epoch_while_the_database_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0.1)
+    blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
+
+    def at_epoch(message: Epoch) -> None:
+        if not pool.answers:
+            blocker.execute("BEGIN IMMEDIATE")
+            coordinator.crew.drain(coordinator.crew.workers[0])
+
+    def watch(snapshot: Snapshot) -> None:
+        if pool.answers and blocker.in_transaction:
+            blocker.execute("ROLLBACK")
+
+    pool = ScriptedPool(trains, 2, on_epoch=at_epoch)
+    coordinator = bench.coordinator(pool, spec_of(trials=1), watch=watch)
+    assert coordinator.run() is True
+    blocker.close()
+    assert pool.answers[0] is False
+    assert (pool.started, pool.trials) == ([0, 1], [0, 0])
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+
+
 def test_no_turn_waits_longer_for_a_locked_file_than_one_time_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

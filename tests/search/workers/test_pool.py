@@ -7,10 +7,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import spec_of
 
 import search.workers.crew
 from search.devices import WorkerDevice
@@ -20,9 +22,11 @@ from search.workers.failures import Failure
 from search.workers.local import LocalPool
 from search.workers.messages import Answer
 from search.workers.piped import PipedPool
+from search.workers.places import open_pool
 from search.workers.pool import Exit
 from search.workers.slurm import SlurmPool
 from studies import Faults
+from studies.cluster import Cluster
 
 
 @pytest.fixture
@@ -109,6 +113,56 @@ def test_a_step_of_slurm_ends_although_the_system_refuses_scancel(
     pool.kill(0)
     assert exit_of(pool).returncode == -signal.SIGKILL
     assert pool.close() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("STEP; CODE 3; exit 3", Exit(3, "")),
+        ("STEP; CODE 137; exit 137", Exit(-signal.SIGKILL, "")),
+        ("STEP; CODE 76; exit 76", Exit(76, "", lost="preempted")),
+        ("STEP; exit 0", Exit(0, "", lost="lost")),
+        ("STEP; SAYS CANCELLED AT 2026-11-30T12:00:00 DUE TO NODE FAILURE; exit 0", Exit(0, "SAID", lost="lost")),
+        ("STEP; SAYS CANCELLED AT 2026-11-30T12:00:00 DUE TO PREEMPTION; exit 1", Exit(1, "SAID", lost="preempted")),
+        ("SAYS job 7 queued and waiting for resources; exit 1", Exit(1, "SAID", lost="preempted")),
+        ("SAYS Unable to allocate resources; exit 1", Exit(1, "SAID")),
+    ],
+)
+def test_the_end_of_a_worker_of_slurm_is_what_its_node_and_srun_have_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: Exit
+) -> None:
+    """A program stands in for srun. Without a report of the node, srun's own code means nothing."""
+    program = f"""#!/bin/sh
+step() {{ echo '{{"type": "step", "step": "7.0"}}'; }}
+code() {{ echo "{{\\"type\\": \\"exit\\", \\"code\\": $1}}"; }}
+says() {{ echo "srun: * $* *" >&2; }}
+{script.replace("STEP", "step").replace("CODE", "code").replace("SAYS", "says")}
+"""
+    (tmp_path / "srun").write_text(program)
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    pool = SlurmPool([WorkerDevice("slurm:0", None, 1, place="slurm")], [tmp_path / "log"], "plays", [])
+    pool.start(0)
+    ended = exit_of(pool)
+    said = expected.log_tail and ended.log_tail
+    assert ended == replace(expected, log_tail=said)
+    pool.close()
+
+
+def test_srun_gets_the_size_of_one_worker_and_the_options_of_the_study_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    spec = spec_of().model_copy(update={"cluster": Cluster(srun=("--partition=gpu", "--time=12:00:00"))})
+    devices = [WorkerDevice("slurm:0", "any", 3, place="slurm"), WorkerDevice("slurm:1", None, 3, place="slurm")]
+    pool = open_pool(devices, [tmp_path / "0", tmp_path / "1"], spec, tmp_path)
+    assert isinstance(pool, SlurmPool)
+    one_worker = {"--nodes=1", "--ntasks=1", "--cpus-per-task=3", "--partition=gpu", "--time=12:00:00"}
+    for worker, gpus in ((0, {"--gpus=1"}), (1, set[str]())):
+        words, _ = pool.command(worker)
+        options = set(words[words.index("srun") + 1 : words.index("sh")])
+        assert one_worker | gpus | {f"--job-name=scripted-{worker}"} == options - {"--exact", "--mpi=none"}
+    pool.close()
 
 
 def exit_of(pool: PipedPool) -> Exit:

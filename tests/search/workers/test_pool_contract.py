@@ -155,6 +155,15 @@ def test_what_is_sent_to_a_stopped_process_waits_and_blocks_nobody(
     assert pool.close(patience_seconds=0) == []
 
 
+def test_a_process_is_out_of_reach_of_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends Ctrl-C, and the end of itself, to the processes of its session."""
+    pool = local_pool(tmp_path, monkeypatch)
+    begin(pool, 0)
+    number = pool._processes[0].process.pid
+    assert os.getsid(number) == number
+    pool.close(patience_seconds=0)
+
+
 def test_a_process_that_says_what_is_no_message_is_ended_and_its_log_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -74,6 +75,9 @@ def test_a_trainings_files_are_at_home_before_its_epoch_is_heard_and_travel_to_t
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher/config.json").write_text("its teacher")
     home, heard = tmp_path / "home", list[str]()
+    home.mkdir()
+    (home / "ranks.json").touch()
+    unchanged = (home / "ranks.json").stat()
     begin(pool, 0, 1)
     for worker in (0, 1):
         given = keeps(home, start=tmp_path / "before/checkpoint")
@@ -89,7 +93,8 @@ def test_a_trainings_files_are_at_home_before_its_epoch_is_heard_and_travel_to_t
     assert heard == ["s1", "s12", "s121", "s1212"]
     assert pool.log_tail(1) == "its teacher"
     assert len(list((ray.folder / "n1").glob("featherweight-*/work/*/training/teacher/config.json"))) == 2
-    assert sorted(file.name for file in home.iterdir()) == ["checkpoint", "checkpoint.previous"]
+    assert sorted(file.name for file in home.iterdir()) == ["checkpoint", "checkpoint.previous", "ranks.json"]
+    assert (home / "ranks.json").stat().st_ino == unchanged.st_ino, "only changed files go home"
     assert (home / "checkpoint.previous").read_text() == "s121"
     (node,) = (ray.folder / "n1").glob("featherweight-*")
     assert len(list(node.glob("work/*/training/checkpoint"))) == 2, "on the node"
@@ -140,11 +145,14 @@ def test_an_actor_that_is_killed_is_lost_and_its_process_ends_with_it(pool: Pool
 
 def test_a_process_that_is_killed_is_replaced_on_its_device(pool: Pool, ray: Cluster) -> None:
     begin(pool, 0)
+    (pictures,) = (ray.folder / "n1").glob("featherweight-*/cache/*/pictures.npy")
+    fetched = pictures.stat()
     (player,) = players(ray)
     actor = player.parent()
     player.kill()
     assert until(pool, has(Exit)) == [(0, Exit(-signal.SIGKILL, ""))]
     begin(pool, 0)
+    assert pictures.stat().st_ino == fetched.st_ino, "pictures travel once to each node"
     (player,) = players(ray)
     assert player.parent() == actor
 
@@ -232,6 +240,7 @@ def test_each_worker_has_its_own_gpu_its_threads_and_no_secret(
 
 def test_a_coordinator_that_is_killed_takes_its_workers_with_it(tmp_path: Path, ray: Cluster, digits: Dataset) -> None:
     text = f"""
+import signal, sys
 import pytest
 from pathlib import Path
 from pools import begin, ray_pool
@@ -239,7 +248,7 @@ from ray_nodes import Cluster
 cluster = Cluster(Path({str(ray.folder)!r}), {ray.token!r}, address={ray.address!r})
 pool = ray_pool(Path({str(tmp_path)!r}), pytest.MonkeyPatch(), cluster, Path({str(digits.cache_path)!r}))
 begin(pool, 0)
-print("begun", flush=True)
+print("begun", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, sys.excepthook is sys.__excepthook__, flush=True)
 while True:
     list(pool.events(1))
 """
@@ -247,7 +256,7 @@ while True:
         [sys.executable, "-c", text], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": ":".join(sys.path)}
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"begun\n"
+        assert process.stdout.readline() == b"begun True True\n", "Ray sets its own handler and hook"
         assert len(players(ray)) == 1
         process.kill()
     wait_for(lambda: not players(ray))
@@ -302,6 +311,72 @@ def test_a_file_that_is_replaced_by_one_of_the_same_size_and_time_goes_home(tmp_
     assert _state_of(files[0]) != before
 
 
+@pytest.fixture
+def asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """What a launch is told that looks for a cluster, at the address of its study file; no cluster is there.
+
+    A program stands in for the interpreter that connects: it is let in at "open:1" without a token, is refused at
+    "other:1" for its token, and says elsewhere where it was.
+    """
+    required("ray")
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$4 $RAY_AUTH_MODE" in\n'
+        '"open:1 disabled") echo connected; exec sleep 60;;\n'
+        '"other:1 token") echo InvalidAuthToken; exec sleep 60;;\n'
+        "esac\n"
+        'echo "nobody is at $4"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # the cluster of other tests, to which it may be connected
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 32)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def told(address: str) -> str:
+        with pytest.raises(UsageError) as refused:
+            parse_places("ray:2", of_study.Cluster(address=address))
+        return str(refused.value)
+
+    return told
+
+
+def test_a_cluster_that_asks_for_no_token_or_has_another_is_refused(asked_for: Callable[[str], str]) -> None:
+    assert "the cluster open:1 asks for no token, so anyone who reaches it can run programs" in asked_for("open:1")
+    assert "the cluster other:1 has another token; copy its token to RAY_AUTH_TOKEN" in asked_for("other:1")
+
+
+def test_the_cluster_is_that_of_the_study_file_else_of_the_environment_else_of_this_machine(
+    asked_for: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(address: str) -> str:
+        return asked_for(address).partition("nobody is at ")[2]
+
+    assert asked("") == "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "environment:1")
+    assert asked("") == "environment:1"
+    assert asked("file:1") == "file:1"
+
+
+def test_paths_are_whole_before_they_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors run in folders of their own."""
+    required("ray")
+    from search.workers.ray import _with_whole_paths
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/config.json").touch()
+    given = replace(assignment("trains"), checkpoint="runs/checkpoint", start="runs/start")
+    given.config["distill"] = {"teacher": "teacher"}
+    whole = _with_whole_paths(given)
+    assert [whole.checkpoint, whole.start, whole.teacher] == [
+        str(tmp_path / name) for name in ("runs/checkpoint", "runs/start", "teacher")
+    ]
+    given.config["distill"] = {"teacher": "convnext_tiny"}
+    assert _with_whole_paths(given).teacher is None, "a model of timm"
+
+
 def test_without_a_number_there_is_a_worker_for_each_gpu_or_for_so_many_cores(
     pool: Pool, ray: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +413,60 @@ def test_where_no_ray_runs_the_cure_is_to_start_it(tmp_path: Path) -> None:
 # -- the files of the documents
 
 
+def _fields(*required: str, **properties: Any) -> dict[str, Any]:
+    """Schema of an object with these fields and no others."""
+    return {"type": "object", "required": list(required), "properties": properties, "additionalProperties": False}
+
+
+def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema, "minItems": 1}
+
+
+TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+CONTAINER = _fields(
+    "name",
+    "image",
+    name=TEXT,
+    image=TEXT,
+    env=_list_of(_fields("name", "value", name=TEXT, value=TEXT)),
+    resources=_fields(requests=TEXTS, limits=TEXTS),
+    volumeMounts=_list_of(_fields("name", "mountPath", name=TEXT, mountPath=TEXT)),
+)
+VOLUME = _fields(
+    "name",
+    name=TEXT,
+    persistentVolumeClaim=_fields("claimName", claimName=TEXT),
+    emptyDir=_fields(sizeLimit=TEXT),
+)
+PODS = _fields(
+    "spec",
+    spec=_fields(
+        "containers",
+        terminationGracePeriodSeconds=NUMBER,
+        containers=_list_of(CONTAINER),
+        volumes=_list_of(VOLUME),
+    ),
+)
+HEAD = {"rayStartParams": TEXTS, "template": PODS}
+WORKERS = HEAD | {"groupName": TEXT, "replicas": NUMBER, "minReplicas": NUMBER, "maxReplicas": NUMBER}
+MANIFEST = _fields(
+    *("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayCluster"},
+    metadata=_fields("name", name=TEXT),
+    spec=_fields(
+        "headGroupSpec",
+        rayVersion=TEXT,
+        authOptions=_fields(mode={"enum": ["disabled", "token"]}),
+        enableInTreeAutoscaling={"type": "boolean"},
+        headGroupSpec=_fields("template", **HEAD),
+        workerGroupSpecs=_list_of(_fields("groupName", "maxReplicas", "minReplicas", "template", **WORKERS)),
+    ),
+)
+"""The part of the schema of a RayCluster, ray.io/v1 of KubeRay 1.5, that the manifest uses."""
+
+
 def test_the_autoscaler_file_and_the_manifest_of_the_documents_ask_for_a_token_and_have_the_form_of_ray() -> None:
     validate, root = required("jsonschema").validate, importlib.util.find_spec("ray")
     assert root is not None
@@ -347,6 +476,7 @@ def test_the_autoscaler_file_and_the_manifest_of_the_documents_ask_for_a_token_a
     validate(launcher, json.loads((Path(root.origin).parent / "autoscaler/ray-schema.json").read_text()))
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         assert launcher[commands][-1].startswith("RAY_AUTH_MODE=token ray start ")
+    validate(kuberay, MANIFEST)
     assert kuberay["spec"]["authOptions"] == {"mode": "token"}
     (image,) = re.findall(r"FROM rayproject/ray:([0-9.]+)-", page)
     assert kuberay["spec"]["rayVersion"] == image

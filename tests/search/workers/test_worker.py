@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +17,9 @@ import search.devices
 from search.devices import Gpu, WorkerDevice
 from search.export.trainings import Training
 from search.workers.local import LocalPool
-from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Ready
+from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Placed, Ready, Started
 from search.workers.pool import Exit
-from search.workers.worker import Preemption, _failure_of, _own_gpu, _train
+from search.workers.worker import EXIT_PREEMPTED, Preemption, _failure_of, _own_gpu, _train
 from studies import Limit
 from studies.final import Rerank
 from trainer import distill
@@ -121,6 +123,58 @@ def test_a_reranked_training_goes_on_after_a_kill_with_the_ranks_that_it_began_w
     plain = ended("plain", 2, rerank=None)
     assert not torch.equal(plain["layer1.0.conv1.weight"], straight["layer1.0.conv1.weight"])
     assert not (tmp_path / "plain" / "ranks.json").exists()
+
+
+def test_a_worker_whose_cluster_takes_its_device_back_finishes_its_epoch_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    data = DataConfig(source="digits", image_size=16, test_fraction=0.8)
+    config = TrainConfig(model="resnet10t", width_mult=0.05, epochs=3, batch_size=32)
+    assignment = Assign(
+        trial=0,
+        config=config.model_dump(mode="json"),
+        data=data,
+        cache=str(prepare_data(data, tmp_path).cache_path),
+        checkpoint=str(tmp_path / "checkpoint"),
+        limit=Limit(params=60_000),
+    )
+    pool, said = LocalPool([WorkerDevice("slurm:0", None, 1, place="slurm")], [tmp_path / "log"]), list[object]()
+    pool.start(0)
+    deadline = time.monotonic() + 150
+    while not any(isinstance(message, Exit) for message in said):
+        assert time.monotonic() < deadline, said
+        for _, message in pool.events(1):
+            said.append(message)
+            if isinstance(message, Ready):
+                pool.send(0, assignment)
+            elif isinstance(message, Epoch):  # its checkpoint is written, and it waits for the answer
+                pool._processes[0].process.terminate()
+                time.sleep(0.5)
+                pool.send(0, Answer(go_on=True))
+    assert [type(message) for message in said] == [Placed, Ready, Started, Epoch, Exit]
+    assert isinstance(said[0], Placed)
+    assert isinstance(said[-1], Exit)
+    assert (said[0].node, said[-1].returncode) == ("n7", EXIT_PREEMPTED)
+    assert load_checkpoint(tmp_path / "checkpoint") is not None
+    pool.close()
+
+
+def test_a_worker_without_work_ends_at_once_when_its_cluster_takes_its_device_back() -> None:
+    text = """
+import time
+from search.workers.worker import Preemption
+preemption = Preemption()
+preemption.watch()
+with preemption.may_leave():
+    print("idle", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"idle\n"
+        process.terminate()
+        assert process.wait(timeout=30) == EXIT_PREEMPTED
 
 
 @pytest.mark.slow
