@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from scripted import spec_of
+from scripted import EPOCHS, ScriptedPool, spec_of, trains
 from sqlalchemy import URL
 from tiny import tiny_study
 
@@ -27,17 +27,20 @@ from search.plan.prepare import checkpoint_bytes, room_needed
 from search.plan.space import find_bounds
 from search.process import STOP_SIGNALS, without_gc
 from search.running.coordinator import Coordinator
+from search.running.elastic import Request
 from search.running.launch import _signals_to, file_warnings, launch
 from search.running.trials import Trials
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
+from search.workers.messages import Epoch
 from studies import StudySpec
 from trainer.cache import BadFile
 from trainer.config import Shape, TrainConfig
 from trainer.data import Dataset, Duplicate
 from trainer.errors import ConfigError, LimitError
+from trainer.kept import write_checked
 from trainer.models import count_params
 
 
@@ -118,6 +121,32 @@ def test_a_checkpoint_with_averaged_weights_and_one_of_every_fold_need_more_room
     assert checkpoint_bytes(1000, 2) == 2 * 3 * 12_000
     assert checkpoint_bytes(1000, 2, averaged=True) == 2 * 3 * 16_000
     assert checkpoint_bytes(1000, 2, folds=5) == 2 * 11 * 12_000
+
+
+def test_an_export_gets_the_workers_of_a_cluster_that_the_search_has_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=2, epochs=EPOCHS)))
+    runs, last = Runs(tmp_path), list[str]()
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def on_epoch(said: Epoch) -> None:
+        if len(pool.devices) == 1:
+            folder = runs.gpu_requests("tiny")
+            folder.mkdir(exist_ok=True)
+            write_checked(folder / "1.request", Request(add="slurm:1").model_dump())
+
+    pool = ScriptedPool(trains, on_epoch=on_epoch)
+    pool.devices = [WorkerDevice("slurm:0", "any", 4, place="slurm")]
+    monkeypatch.setattr(search.running.launch, "open_pool", lambda *_: pool)
+
+    def then(owned: OwnedStudy, schedule: object, devices: list[WorkerDevice]) -> None:
+        last.extend(device.label for device in devices)
+
+    launch(spec, parse_url(f"sqlite:///{runs.database}"), runs, list(pool.devices), then=then)
+    assert last == ["slurm:0", "slurm:1"]
+    assert "2 trials of resnet10t on 1 worker of Slurm; 10 classes" in runs.coordinator_log("tiny").read_text()
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
