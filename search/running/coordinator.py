@@ -31,7 +31,7 @@ from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
-from search.running.moment import SHOWN_APART, line_of, problems_of, snapshot_of
+from search.running.moment import LEAST_CPU, SHOWN_APART, line_of, problems_of, snapshot_of
 from search.running.quota import Quota
 from search.running.records import Ending, PendingEvent, ResultChanged
 from search.running.trials import Trials
@@ -189,7 +189,7 @@ class Coordinator:
         if (now := time.monotonic()) >= self._show_from:
             begun = time.process_time()
             self.audience.watch(self.snapshot())
-            self._show_from = now + self.shown_apart * (time.process_time() - begun)
+            self._show_from = now + self.shown_apart * max(LEAST_CPU, time.process_time() - begun)
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for observers."""

@@ -10,9 +10,10 @@ from search.study.trial import TrialView
 from search.words import duration, judged_on
 from search.workers.crew import Crew
 
-SHOWN_APART = 30
-"""Shortest time between two snapshots for the observers, as a multiple of the CPU time that the last one and its
-observers took. With 1,000 workers, that time is 0.1 s."""
+SHOWN_APART, LEAST_CPU = 30, 0.025
+"""Shortest time between two snapshots for the observers: SHOWN_APART times the CPU seconds that the last one and its
+observers took, or that LEAST_CPU is if that is more. With 1,000 workers, it is 0.1 s. With few workers, this makes
+one snapshot a second: a turn without a message takes half a second."""
 
 
 def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str]) -> Snapshot:

@@ -89,9 +89,10 @@ class Statements:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """In this context, all methods use one connection. To take one from SQLAlchemy's pool, which checks it, takes
-        longer than most statements."""
-        self._holds = True
+        """In this context, all methods use one connection to a server. To take one from SQLAlchemy's pool, which checks
+        it, takes longer than most statements. The pool of a SQLite file does not check. There, Optuna would open a
+        second connection, and ``count`` would take its writes for those of another program."""
+        self._holds = self._engine.dialect.name != "sqlite"
         try:
             yield
         finally:
