@@ -122,9 +122,14 @@ def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[Worker
     """The device of each worker, if each GPU has several workers. The CPU has as many as ``--gpus cpu:N`` says.
 
     The first worker of every GPU comes before the second of any, so that few trials spread over all GPUs.
+
+    Raises:
+        UsageError: several workers shall share a GPU of a cluster.
     """
     if workers_per_gpu == 1:
         return devices
+    if devices and (place := devices[0].place) != "here":
+        raise UsageError(f"each worker of {place.capitalize()} has a GPU of its own; set search.workers_per_gpu = 1")
     shared = [
         replace(
             device,

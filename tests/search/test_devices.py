@@ -427,5 +427,13 @@ def test_several_workers_share_a_gpu_and_few_trials_spread_over_all_gpus() -> No
     assert sum(device.num_threads for device in shared) <= max(6, CORES)
 
 
+def test_workers_of_a_cluster_share_no_gpu() -> None:
+    """A study file that comes with the program remembers search.workers_per_gpu from a launch on one machine."""
+    there = [WorkerDevice(f"slurm:{number}", "any", 4, place="slurm") for number in range(2)]
+    assert share_gpus(there, 1) == there
+    with pytest.raises(UsageError, match=r"^each worker of Slurm has a GPU of its own; set search.workers_per_gpu = 1"):
+        share_gpus(there, 2)
+
+
 def test_workers_per_gpu_changes_nothing_on_the_cpu() -> None:
     assert share_gpus(parse_devices("cpu"), 4) == parse_devices("cpu")

@@ -157,11 +157,14 @@ def test_srun_gets_the_size_of_one_worker_and_the_options_of_the_study_file(
     devices = [WorkerDevice("slurm:0", "any", 3, place="slurm"), WorkerDevice("slurm:1", None, 3, place="slurm")]
     pool = open_pool(devices, [tmp_path / "0", tmp_path / "1"], spec, tmp_path)
     assert isinstance(pool, SlurmPool)
-    one_worker = {"--nodes=1", "--ntasks=1", "--cpus-per-task=3", "--partition=gpu", "--time=12:00:00"}
+    one_worker = {"--nodes=1", "--ntasks=1", "--exact", "--cpus-per-task=3", "--mpi=none"}
+    one_worker |= {"--partition=gpu", "--time=12:00:00"}
     for worker, gpus in ((0, {"--gpus=1"}), (1, set[str]())):
         words, _ = pool.command(worker)
         options = set(words[words.index("srun") + 1 : words.index("sh")])
-        assert one_worker | gpus | {f"--job-name=scripted-{worker}"} == options - {"--exact", "--mpi=none"}
+        assert options == one_worker | gpus | {f"--job-name=scripted-{worker}"}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert "--mem=0" in pool.command(0)[0], "a step may use the memory of its allocation"
     pool.close()
 
 
