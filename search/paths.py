@@ -156,28 +156,8 @@ class Runs:
         return self.trials(study) / str(trial)
 
     def attempt(self, study: str, trial: int) -> Path:
-        """Folder for the files of an unfinished trial's present attempt; after each loss of a worker, it is a new
-        folder."""
-        folder = self.trial(study, trial)
-        return folder / str(last) if (last := _last_attempt(folder)) else folder
-
-    def begin_attempt(self, study: str, trial: int) -> None:
-        """Give a trial a new folder, with links to the checkpoints of its last attempt.
-
-        A lost worker may still train on a node that nobody reaches, and write an older checkpoint into the old folder.
-        That replaces the file there and does not change it, so the links still lead to the newer checkpoints. If the
-        disk refuses the links, the trial keeps its folder; then at most the epochs since the older checkpoint are
-        trained again.
-        """
-        before, folder = self.attempt(study, trial), self.trial(study, trial)
-        with contextlib.suppress(OSError):
-            aside = folder / f".{os.getpid()}"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            for file in before.glob("checkpoint*"):
-                if file.suffix != ".partial":
-                    os.link(file, aside / file.name)
-            aside.rename(folder / str(_last_attempt(folder) + 1))
+        """Folder for the files of an unfinished trial's present attempt."""
+        return attempt_in(self.trial(study, trial))
 
     def checkpoint(self, study: str, trial: int, stage: int = 0) -> Path:
         """State of an unfinished trial after its last finished epoch; ``stage`` is the number of the trial's training,
@@ -193,9 +173,9 @@ class Runs:
         """Confusion matrix of a trial that has just finished its last epoch."""
         return self.attempt(study, trial) / "confusion.npz"
 
-    def final_checkpoint(self, study: str, recipe: str) -> Path:
-        """State of a recipe's training for an export."""
-        return self.study(study) / "final" / recipe / "checkpoint"
+    def final_training(self, study: str, recipe: str) -> Path:
+        """Folder of a recipe's training for an export."""
+        return self.study(study) / "final" / recipe
 
     def earlier(self, study: str, uuid: str) -> Path:
         """Files of another study of the same name, which was deleted or is in another database."""
@@ -293,10 +273,35 @@ class Runs:
 DEFAULT_RUNS = Runs(Path("runs"))
 
 
-def _last_attempt(trial: Path) -> int:
-    """Number of the last attempt that has a folder of its own in a trial's folder; 0 if there is none."""
+def attempt_in(folder: Path) -> Path:
+    """Folder for the files of a training's present attempt: the training's own or, after the loss of a worker, a new
+    one in it."""
+    return folder / str(last) if (last := _last_attempt(folder)) else folder
+
+
+def begin_attempt_in(folder: Path) -> None:
+    """Give a training a new folder, with links to the checkpoints (and ranks) of its last attempt.
+
+    A lost worker may still train on a node that nobody reaches, and write an older checkpoint into the old folder.
+    That replaces the file there and does not change it, so the links still lead to the newer checkpoints. If the
+    disk refuses the links, the training keeps its folder; then at most the epochs since the older checkpoint are
+    trained again.
+    """
+    before = attempt_in(folder)
     with contextlib.suppress(OSError):
-        return max((int(path.name) for path in trial.iterdir() if path.name.isdecimal()), default=0)
+        aside = folder / f".{os.getpid()}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for file in (*before.glob("checkpoint*"), *before.glob("ranks.json")):
+            if file.suffix != ".partial":
+                os.link(file, aside / file.name)
+        aside.rename(folder / str(_last_attempt(folder) + 1))
+
+
+def _last_attempt(folder: Path) -> int:
+    """Number of the last attempt that has a folder of its own in a training's folder; 0 if there is none."""
+    with contextlib.suppress(OSError):
+        return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
     return 0
 
 

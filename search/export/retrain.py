@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from logging import WARNING
-from pathlib import Path
 from typing import TypeVar
 
 from optuna.trial import FrozenTrial
@@ -259,11 +258,10 @@ class Retraining:
                 check_layer(config, self.data.shape, final.rerank.layer)
                 again = config.model_copy(update={"seed": final_seed(self.spec, trial.number, self.first_seed + 1)})
                 for name, rerank in (("with filters drawn again", final.rerank), ("plain", None)):
-                    start = first[-1].checkpoint
-                    last.append(self._training(trial, f"{label}, {name}", again, start=start, rerank=rerank))
+                    last.append(self._training(trial, f"{label}, {name}", again, start=first[-1], rerank=rerank))
             if final.finetune is not None:
                 tuned = self.spec.finetune_config(config)
-                last.append(self._training(trial, label, tuned, fit_on="val", start=first[-1].checkpoint))
+                last.append(self._training(trial, label, tuned, fit_on="val", start=first[-1]))
         return [first, last] if last else [first]
 
     def train(self, stages: Stages) -> list[list[Outcome]]:
@@ -330,23 +328,22 @@ class Retraining:
         *,
         folds: int = 0,
         fit_on: str = "train",
-        start: Path | None = None,
+        start: Training | None = None,
         rerank: Rerank | None = None,
     ) -> Training:
-        """A training. Its checkpoint is named by a hash of everything that affects the result.
+        """A training. Its folder is named by a hash of everything that affects the result.
 
         Many parameters: everything that affects the result.
         """
         teacher = teacher_hash(config)
-        parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
+        parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.folder.name, teacher]
         drawn = [] if rerank is None else [rerank.model_dump(mode="json")]
         recipe = hashlib.sha256(json.dumps([*parts, *drawn, *later_recipe()]).encode()).hexdigest()[:8]
-        checkpoint = self.runs.final_checkpoint(self.spec.name, f"{trial.number}-{recipe}")
         return Training(
             label=label,
             config=config,
             trial=trial.number,
-            checkpoint=checkpoint,
+            folder=self.runs.final_training(self.spec.name, f"{trial.number}-{recipe}"),
             folds=folds,
             fit_on=fit_on,
             start=start,
@@ -360,7 +357,7 @@ class Retraining:
             return  # a later export completes the confirmation with them
         for training in self.confirming:
             if training.trial not in {trial.number for trial in trials}:
-                shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
+                shutil.rmtree(training.folder, ignore_errors=True)
 
 
 def _members_of(outcome: Outcome) -> list[Outcome]:

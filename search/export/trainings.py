@@ -16,6 +16,7 @@ from typing import assert_never
 
 from search.console import Say
 from search.errors import TrainingFailed
+from search.paths import attempt_in, begin_attempt_in
 from search.words import count, duration, judged_on
 from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience
 from search.workers.failures import Failure, Setbacks, decide, words_for
@@ -40,18 +41,23 @@ class Training:
     config: TrainConfig
     trial: int
     """Number of the trial whose recipe the training has."""
-    checkpoint: Path
-    """File of the training's state. A training that is finished there is not repeated."""
+    folder: Path
+    """Folder of the training's files. A training that is finished there is not repeated."""
     folds: int = 0
     """Number of folds of a cross-validation; 0: a single training."""
     fit_on: str = "train"
     """Splits to train on, see ``Dataset.trained_on``."""
-    start: Path | None = None
-    """Checkpoint whose weights the training begins with."""
+    start: Training | None = None
+    """A training that ends before this one, and whose last weights this one begins with."""
     rerank: Rerank | None = None
     """Filters that are drawn again in the weights of ``start``."""
     objective: Objective = "accuracy"
     """The objective whose value the message at the end of the training gives."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """File of the training's state; another one after each loss of a worker."""
+        return attempt_in(self.folder) / "checkpoint"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -181,7 +187,7 @@ class TrainingQueue:
             micro_batches=state.setbacks.micro_batches,
             streamed=state.setbacks.streamed,
             fit_on=training.fit_on,
-            start=str(training.start) if training.start else None,
+            start=str(training.start.checkpoint) if training.start else None,
             rerank=training.rerank,
         )
 
@@ -214,6 +220,8 @@ class TrainingQueue:
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
         failure = worker.failure_of(event)
+        if event.lost == "lost" and worker.trial is not None:
+            begin_attempt_in(self.states[worker.trial].training.folder)
         self._on_failure(worker, failure)
         fatal = self.crew.on_exit(worker, restart=bool(self.waiting))
         if fatal:

@@ -27,7 +27,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
-from search.paths import Runs
+from search.paths import Runs, begin_attempt_in
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
@@ -338,7 +338,7 @@ class Coordinator:
     def _on_exit(self, worker: Worker, event: Exit) -> None:
         failure = worker.failure_of(event)
         if event.lost == "lost" and worker.trial is not None:
-            self.runs.begin_attempt(self.spec.name, worker.trial)
+            begin_attempt_in(self.runs.trial(self.spec.name, worker.trial))
         self._on_failure(worker, failure)
         self._release(worker)
         fatal = self.crew.on_exit(worker, restart=not self.stopping)

@@ -530,7 +530,7 @@ def test_the_search_goes_on_by_itself_under_another_recipe(
 
 @pytest.mark.slow
 def test_the_study_is_exported_from_the_trainings_of_before(folder: Path, runs: Runs) -> None:
-    checkpoint = runs.final_checkpoint("before", "5-9df1c1ef")
+    checkpoint = runs.final_training("before", "5-9df1c1ef") / "checkpoint"
     log = runs.worker_log("before", 0)
     times = checkpoint.stat().st_mtime_ns, log.stat().st_mtime_ns
     code, out, err = run_inside(folder, "export-best", "before.toml", "--gpus", "cpu")

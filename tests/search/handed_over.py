@@ -139,7 +139,7 @@ def train_in_a_worker(training: Training, data_config: DataConfig, cache: Path, 
         checkpoint=str(training.checkpoint),
         limit=Limit(),
         fit_on=training.fit_on,
-        start=str(training.start),
+        start=str(training.start.checkpoint) if training.start else None,
         rerank=training.rerank,
     )
     worker._train(assignment, open_device("cpu", 1), {}, inbox, lambda _: None, worker.Preemption())

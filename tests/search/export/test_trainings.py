@@ -39,7 +39,7 @@ def trainings(number: int, **values: Any) -> list[Training]:
             trial=0,
             label=f"member {index}",
             config=TrainConfig(epochs=EPOCHS, lr=(index + 1) / 100),
-            checkpoint=Path(f"{index}/checkpoint"),
+            folder=Path(f"{index}"),
             **values,
         )
         for index in range(number)
@@ -100,11 +100,12 @@ def test_workers_stay_for_the_next_stage_and_more_join_where_it_has_more_to_do()
 
 
 def test_a_worker_hears_what_the_training_is() -> None:
-    (wanted,) = trainings(1, fit_on="val", start=Path("before/checkpoint"), rerank=Rerank(layer="conv1"))
+    before, other = trainings(2)
+    wanted = replace(other, fit_on="val", start=before, rerank=Rerank(layer="conv1"))
     _, pool, _ = run(trains, [wanted])
     (assignment,) = pool.assigned
     assert assignment.config == wanted.config.model_dump(mode="json")
-    assert (assignment.fit_on, assignment.start) == ("val", "before/checkpoint")
+    assert (assignment.fit_on, assignment.start) == ("val", "0/checkpoint")
     assert assignment.rerank == Rerank(layer="conv1")
     assert assignment.data.folds == 0, "a final model is one model, though the study has folds"
     assert pool.answers == [True, True, False]
@@ -187,6 +188,30 @@ def test_epochs_that_a_resumed_training_repeats_are_no_new_ones() -> None:
     with pytest.raises(TrainingFailed, match="ended with signal 9"):
         all_of(trainer, trainings(1))
     assert len(pool.assigned) == 3, "two retries"
+
+
+def test_the_training_of_a_lost_worker_and_what_begins_with_it_have_files_of_its_own(tmp_path: Path) -> None:
+    """The worker may still train on a node that nobody reaches, and write an older checkpoint."""
+
+    def is_lost_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        checkpoint = Path(assignment.checkpoint)
+        if times == 0:
+            checkpoint.parent.mkdir()
+            checkpoint.write_text("after epoch 1")
+            (checkpoint.parent / "ranks.json").write_text("ranks")
+            yield epoch(assignment, 1)
+            yield Exit(0, "", lost="lost")
+        assert [(checkpoint.parent / name).read_text() for name in ("checkpoint", "ranks.json")] == [
+            "after epoch 1",
+            "ranks",
+        ]
+        yield from trains(assignment, times)
+
+    first = replace(trainings(1)[0], folder=tmp_path / "first")
+    run(is_lost_once, [first])
+    assert first.checkpoint == tmp_path / "first" / "1" / "checkpoint"
+    _, pool, _ = run(trains, [replace(first, folder=tmp_path / "last", start=first)])
+    assert [one.start for one in pool.assigned] == [str(first.checkpoint)]
 
 
 def test_a_worker_that_cannot_start_ends_it() -> None:

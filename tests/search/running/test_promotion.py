@@ -363,7 +363,7 @@ def test_a_full_quota_takes_the_checkpoint_of_the_least_promotable(bench: Bench)
 def test_checkpoints_are_looked_at_again_only_after_a_while_and_at_the_end(bench: Bench) -> None:
     coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS))
     quota = Quota(coordinator.runs, coordinator.spec, coordinator.trials.rungs, bench.hear)
-    file = coordinator.runs.final_checkpoint("scripted", "old")
+    file = coordinator.runs.final_training("scripted", "old") / "checkpoint"
     quota.spec = quota.spec.model_copy(update={"faults": quota.spec.faults.model_copy(update={"checkpoint_gb": 1e-9})})
 
     def is_kept(*, at_once: bool = False) -> bool:

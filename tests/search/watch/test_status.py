@@ -208,7 +208,10 @@ class TestSeenFromOutside:
         storage = open_storage(url, create=True)
         spec = spec_of(trials=6).model_copy(update={"faults": Faults(checkpoint_gb=2)})
         open_study(spec, storage, "content")
-        for file, size in ((runs.checkpoint("birds", 0), 1000), (runs.final_checkpoint("birds", "3-abc"), 500)):
+        for file, size in (
+            (runs.checkpoint("birds", 0), 1000),
+            (runs.final_training("birds", "3-abc") / "checkpoint", 500),
+        ):
             file.parent.mkdir(parents=True)
             file.write_bytes(bytes(size))
         snapshot, held_by = read_snapshot("birds", url, runs)

@@ -104,15 +104,16 @@ def test_the_teacher_is_where_the_assignment_says(tmp_path: Path, monkeypatch: p
 def test_a_reranked_training_goes_on_after_a_kill_with_the_ranks_that_it_began_with(tmp_path: Path) -> None:
     data = DataConfig(source="digits", image_size=16, test_fraction=0.8)
     config = TrainConfig(model="resnet10t", width_mult=0.05, epochs=2, batch_size=32)
-    digits, first = prepare_data(data, tmp_path), tmp_path / "first" / "checkpoint"
-    list(fit(config, digits, open_device("cpu", 1), checkpoint=first))
+    digits = prepare_data(data, tmp_path)
+    first = Training(label="first", config=config, trial=0, folder=tmp_path / "first")
+    list(fit(config, digits, open_device("cpu", 1), checkpoint=first.checkpoint))
 
     def ended(name: str, *parts: int, rerank: Rerank | None) -> dict[str, torch.Tensor]:
-        checkpoint = tmp_path / name / "checkpoint"
-        training = Training(label=name, config=config, trial=0, checkpoint=checkpoint, start=first, rerank=rerank)
+        folder = tmp_path / name
+        training = Training(label=name, config=config, trial=0, folder=folder, start=first, rerank=rerank)
         for epochs in parts:
             train_in_a_worker(training, data, digits.cache_path, epochs=epochs)
-        saved = load_checkpoint(checkpoint)
+        saved = load_checkpoint(training.checkpoint)
         assert saved is not None
         return saved.weights
 
