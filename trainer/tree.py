@@ -16,11 +16,13 @@ __all__ = ["ARCHIVE", "PICTURE_ENDINGS", "File", "Folder", "read_tree"]
 LITTER = frozenset(
     (
         *("@__thumb", "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle"),  # NAS
-        *("#snapshot", "~snapshot"),
+        *("#snapshot", "~snapshot", "@synoresource", "@transcode"),
         *("$recycle.bin", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "folder.htt"),  # Windows
-        *("picasa.ini", "system volume information", "thumbs.db", "zbthumbnail.info"),
+        *("picasa.ini", "recycler", "system volume information", "thumbs.db", "zbthumbnail.info"),
+        *("_vti_cnf", "lost.dir"),  # web servers, Android
         *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
-        *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
+        *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr", "_gsdata_"),
+        *("__results___files", "wandb", "mlruns", "lightning_logs"),  # notebooks and trackers
     )
 )
 """Names of files and folders that systems and other programs create, in lower case. They are ignored without a message,

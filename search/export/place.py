@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,6 +116,11 @@ class Place:
         old = self._beside("old")
         if not self._is_taken() and old.is_dir() and not (old / UNFINISHED).exists():  # killed between two moves
             old.rename(self.target)
+        if _is_mount_point(self.target):
+            raise UsageError(
+                f"{self.target} is a mount point, whose place a finished export cannot take; name a folder in it: "
+                f"--out {shlex.quote(str(self.target / 'export'))}"
+            )
         if not self.is_default and (flaw := self.flaw) is not None:
             raise UsageError(
                 f"--out {self.target} exists and is not a complete export ({flaw}); it stays as it is: "
@@ -183,6 +189,18 @@ class Place:
 
     def _beside(self, what: str) -> Path:
         return self.target.with_name(f".{self.target.name}.{what}")
+
+
+def _is_mount_point(path: Path) -> bool:
+    """Whether something is mounted at a path: another disk or, as a container's volume, a folder of the same disk."""
+    if os.path.ismount(path):
+        return True
+    name = os.fsencode(path.resolve())
+    for char in b"\\ \t\n":  # the system writes them in octal, the backslash first
+        name = name.replace(bytes([char]), b"\\%03o" % char)
+    with contextlib.suppress(OSError):
+        return any(line.split(b" ")[4] == name for line in Path("/proc/self/mountinfo").read_bytes().splitlines())
+    return False
 
 
 def _set_aside(content: Path, target: Path) -> Path:

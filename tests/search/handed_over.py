@@ -111,7 +111,7 @@ def _train(study: optuna.Study, spec: StudySpec, runs: Runs, data: Any) -> None:
                 record(study, trial.number, number, 0.8 + number / 100, 1.0)
     for stage in retraining.plan(study.get_trials()):
         for training in stage:
-            before = load_checkpoint(training.start) if training.start else None
+            before = load_checkpoint(training.start.checkpoint) if training.start else None
             training.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             start = before.weights if before else None
             if training.folds:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -190,3 +192,22 @@ def test_a_link_in_what_a_killed_export_left_is_not_followed(tmp_path: Path) -> 
     (place.begin() / "link").symlink_to(tmp_path / "far")
     assert [path.name for path in place.begin().iterdir()] == [UNFINISHED]
     assert (tmp_path / "far/data.csv").exists()
+
+
+def test_a_disk_at_the_place_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(UsageError, match=r"^/proc is a mount point, .* name a folder in it: --out /proc/export$"):
+        Place(Path("/proc"), is_default=False).check()
+
+
+def test_a_folder_that_is_mounted_at_the_place_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    outer, place = tmp_path / "outer", tmp_path / "a \\ volume"
+    outer.mkdir()
+    place.mkdir()
+    Place(place, is_default=False).check()
+    code = "import sys; from search.export.place import Place, Path; Place(Path(sys.argv[2]), is_default=False).check()"
+    script = f'mount --bind "$1" "$2" && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$1" "$2"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(outer), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no folder can be mounted here: {done.stderr.strip()}")
+    assert f"UsageError: {place} is a mount point" in done.stderr
