@@ -13,6 +13,7 @@ TrainerError
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,9 +64,16 @@ class DivergedError(TrainerError):
     """The loss is no longer finite, so the training cannot go on."""
 
 
+JOINER = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
+"""A character without a width that joins others or keeps them apart, as in Persian words and in emojis."""
+
+
 def printable(text: str) -> str:
     """The text in a form that is safe to print: file names may contain line breaks, escapes, or invalid bytes."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    if text.isprintable():
+        return text
+    joiners = {found.start() for found in JOINER.finditer(text)}
+    return "".join(one if one.isprintable() or at in joiners else ascii(one)[1:-1] for at, one in enumerate(text))
 
 
 def as_lines(problems: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Progress of what takes its time: bars in a terminal, lines in a log, and the time left in both."""
+"""Progress of what takes its time: bars in a terminal, lines in a log, and the time left in both; names in lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 import search.console
-from search.console import Terminal, quietly, show_progress
+from search.console import Terminal, quietly, show_progress, without_controls
 
 
 class Clock:
@@ -53,3 +53,20 @@ def test_a_terminal_has_bars_with_the_time_left_and_no_lines(monkeypatch: pytest
     assert "proving, in pictures" in shown
     assert "100/100" in shown
     assert "left" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\U0001f469\u200d\U0001f52c", "\U0001f469\u200d\U0001f52c"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("ca\u200dt", "ca\\u200dt"),
+        ("\u732b\u200d", "\u732b\\u200d"),
+        ("\u202ecat\x1b[2J", "\\u202ecat\\x1b[2J"),
+    ],
+    ids=["emoji", "Persian", "Latin", "at the end", "a direction and an escape"],
+)
+def test_joiners_of_emojis_and_persian_words_are_shown_and_other_unseen_characters_are_spelled(
+    name: str, shown: str
+) -> None:
+    assert without_controls(f"class {name}") == f"class {shown}"
