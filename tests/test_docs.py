@@ -207,6 +207,11 @@ PROMISES = {
         "test_a_newer_database_beside_an_older_journal_is_said_and_searched_from_there",
         "test_a_database_and_a_journal_that_have_each_gone_on_alone_are_brought_together",
     ],
+    "a copy of the SQLite file is made or put back": [
+        "test_a_copy_of_the_database_file_alone_has_every_trial",
+        "test_whoever_leaves_a_study_leaves_all_of_it_in_the_database_file",
+        "test_a_copy_put_back_beside_the_log_of_another_is_refused_with_the_cure",
+    ],
     "a runs folder or a database file": [
         "test_a_database_file_may_have_any_name",
         "test_a_runs_folder_of_any_name_is_searched_told_and_exported_from",

@@ -1,16 +1,22 @@
-"""The file of a SQLite database: whether this user may read and write it, and what is left without it."""
+"""The file of a SQLite database: whether this user may read and write it, its log, and what is left without it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import stat
 from pathlib import Path
+from urllib.parse import quote
 
 from search.errors import StorageError
 from search.paths import Runs
 
 ASKED = b'"event": "ask"'
 """Part of a journal's line about a trial."""
+
+LOG_SECONDS = 0.5
+"""Longest wait for other programs before the log is written into the file. SQLite may wait twice."""
 
 
 def is_missing(file: Path) -> bool:
@@ -60,6 +66,61 @@ def _journals_beside(file: Path) -> str:
         except OSError:
             continue
     return ", ".join([*found[:3], *([f"{len(found) - 3} more journals"] if found[3:] else [])])
+
+
+def log_beside(file: Path) -> Path | None:
+    """The write-ahead log of a database file, if it has any content. It may belong to another copy of the file."""
+    log = Path(f"{os.path.realpath(file)}-wal")
+    with contextlib.suppress(OSError):
+        return log if log.stat().st_size else None
+    return None
+
+
+def empty_log(file: Path) -> None:
+    """Write the log into the database file, so that a copy of this file alone has everything.
+
+    Nothing depends on it, so errors are ignored, and it waits only briefly for other programs.
+    """
+    if log_beside(file) is None:
+        return
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(file, "rw")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def check_log(file: Path) -> None:
+    """Check that the log beside a database file belongs to it. Reads all of the file, if there is a log.
+
+    Raises:
+        sqlite3.DatabaseError: the file with its log is malformed.
+    """
+    if log_beside(file) is None:
+        return
+    try:
+        # Another connection would write the log into the file when it is closed, and so damage a good copy.
+        with contextlib.closing(_connect(file, "ro")) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:  # it is locked, or cannot be read; whoever opens it next reports it
+        return
+    if found != "ok":
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+
+def cure_if_damaged(log: Path | None) -> str:
+    """What to do about a malformed file, with or without a log beside it."""
+    if log is None:
+        return (
+            "the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover or "
+            ".dump, or begin anew with another --runs"
+        )
+    return (
+        f"the file is cut or damaged, or the log beside it ({log}) belongs to another copy of the file; to put a copy "
+        f"back, first move {log.name} and {log.name.removesuffix('-wal')}-shm away, then put the copy in its place "
+        "again; without a copy, rescue what is left with sqlite3's .recover or .dump, or begin anew with another --runs"
+    )
+
+
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode={mode}", uri=True, timeout=LOG_SECONDS)
 
 
 def only_readable(file: Path) -> str | None:

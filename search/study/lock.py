@@ -16,9 +16,10 @@ from filelock import FileLock, Timeout
 from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.errors import HeldError, StorageError
+from search.errors import HeldError, Interrupted, NothingToExport, StorageError, TrainingFailed
 from search.paths import Runs
 from search.study import postgres
+from search.study.file import empty_log
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import other_person_in_database
 from trainer.errors import no_room
@@ -67,9 +68,19 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             ) from error
         try:
             yield still_owner
+            _tidy(url)
+        except (Interrupted, NothingToExport, TrainingFailed):  # not after others: the file may be damaged or lost
+            _tidy(url)
+            raise
         finally:
             if read_holder(holder) == owner:  # else another process owns the study by now
                 holder.unlink(missing_ok=True)
+
+
+def _tidy(url: URL) -> None:
+    """Write the log of a SQLite file into it."""
+    if (file := sqlite_file(url)) is not None:
+        empty_log(file)
 
 
 def _other_person(name: str, url: URL) -> str | None:

@@ -30,7 +30,16 @@ from sqlalchemy.exc import (
 
 from search.errors import StorageError
 from search.study import postgres
-from search.study.file import check_not_emptied, is_missing, only_readable, sentence_if_missing, unwritable
+from search.study.file import (
+    check_log,
+    check_not_emptied,
+    cure_if_damaged,
+    is_missing,
+    log_beside,
+    only_readable,
+    sentence_if_missing,
+    unwritable,
+)
 from trainer.errors import DiskError, no_room, printable
 
 SQLITE_BUSY_SECONDS = 60
@@ -148,6 +157,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
                     "under that name; keep one of the two, or make a symbolic link of the other"
                 )
             check_not_emptied(file)
+            if create:
+                check_log(file)
             if not file.exists():  # SQLite would make it readable for all; -wal and -shm get the mode of the file
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
@@ -181,14 +192,15 @@ def storage_errors(url: URL) -> Iterator[None]:
         StorageError: SQLAlchemy or Optuna raised one of STORAGE_FAILURES inside.
         DiskError: the disk of a SQLite file is full.
     """
+    file = sqlite_file(url)
+    log = file and log_beside(file)  # looked for first: SQLite may delete it when it closes the file
     try:
         yield
     except RuntimeError as error:
         if "table schema" not in str(error):  # Optuna's message about a database of another version of Optuna
             raise
         raise StorageError(f"database {hidden(url)}: {error}") from None
-    except STORAGE_FAILURES as error:
-        file = sqlite_file(url)
+    except (*STORAGE_FAILURES, sqlite3.DatabaseError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         for secret in (url.password, *(value for key, value in url.query.items() if _secret(key))):
@@ -204,10 +216,7 @@ def storage_errors(url: URL) -> Iterator[None]:
         elif "is locked" in reason:
             cure = "another program holds it; close that, then go on"
         elif "malformed" in reason:
-            cure = (
-                "the file is cut or damaged: put a copy in its place, rescue what is left with sqlite3's .recover or "
-                ".dump, or begin anew with another --runs"
-            )
+            cure = cure_if_damaged(log or log_beside(file))
         else:
             cure = "check that it is a database file, and that you may write to it and its folder"
         raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None

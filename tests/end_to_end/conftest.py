@@ -152,6 +152,8 @@ def _finished(folder: Path) -> Watched:
         for worker in workers:
             worker.resume()
         answer = launch.wait()
+        (folder / "alone").mkdir()
+        shutil.copy(desk.runs / "search.db", folder / "alone")  # before others close it
         watched = watching.wait()
         alive = [worker.pid for worker in launch.workers_seen if worker.is_running()]
         return Watched(

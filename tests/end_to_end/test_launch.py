@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
-from desk import BROKEN, COMMAND, LIMIT, SHAPES, STEADY, Desk, Watched
+from desk import BROKEN, COMMAND, LIMIT, SHAPES, STEADY, Desk, Watched, open_database
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
@@ -40,6 +41,12 @@ def test_the_budget_is_spent_exactly_and_nothing_is_left_running(finished: Watch
     trials = finished.desk.trials("small")
     assert [trial.number for trial in trials] == list(range(9))
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+def test_a_copy_of_the_database_file_alone_has_every_trial(finished: Watched) -> None:
+    with open_database(f"sqlite:///{finished.desk.folder}/alone/search.db") as storage:
+        trials = optuna.load_study(study_name="small", storage=storage).get_trials()
+    assert [trial.number for trial in trials if trial.state.is_finished()] == list(range(9))
 
 
 def test_every_worker_is_gone_afterwards(finished: Watched) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,9 +18,11 @@ import pytest
 from scripted import Bench, ScriptedPool, spec_of, states, trains
 from sqlalchemy import URL
 
-from search.errors import StorageError, exit_code_of
+from search.errors import Interrupted, StorageError, exit_code_of
 from search.paths import Runs
+from search.study.file import LOG_SECONDS
 from search.study.inventory import list_studies
+from search.study.lock import own_study
 from search.study.readonly import open_to_read
 from search.study.storage import open_storage, parse_url, storage_errors
 from search.watch.status import read_snapshot
@@ -186,3 +190,83 @@ def test_a_missing_database_is_named_with_the_journals_that_are_still_there(fold
     )
     with pytest.raises(StorageError, match=re.escape(sentence)):
         read_snapshot("scripted", url_of(folder), Runs(folder))
+
+
+@pytest.mark.parametrize(
+    ("end", "whole"), [(None, True), (Interrupted("stopped"), True), (StorageError("it is malformed"), False)]
+)
+def test_whoever_leaves_a_study_leaves_all_of_it_in_the_database_file(
+    tmp_path: Path, end: Exception | None, whole: bool
+) -> None:
+    """Not after an error of the database: the log would be written into a copy to which it may not belong."""
+    with contextlib.suppress(Interrupted, StorageError), own_study("one", url_of(tmp_path), Runs(tmp_path)):
+        storage = open_storage(url_of(tmp_path), create=True)
+        optuna.create_study(storage=storage, study_name="one")
+        if end is not None:
+            raise end
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "search.db", tmp_path / "copy")
+    assert ((tmp_path / "search.db-wal").stat().st_size == 0) is whole
+    with closing(sqlite3.connect(tmp_path / "copy/search.db")) as copy:
+        tables = [name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE name = 'studies'")]
+        assert [name for _ in tables for (name,) in copy.execute("SELECT study_name FROM studies")] == ["one"] * whole
+    storage.engine.dispose()
+
+
+def test_whoever_leaves_a_study_waits_only_briefly_for_another_program(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None)) as other:
+        with own_study("one", url_of(tmp_path), Runs(tmp_path)):
+            storage = open_storage(url_of(tmp_path), create=True)
+            optuna.create_study(storage=storage, study_name="one")
+            other.execute("BEGIN IMMEDIATE")
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 3 * LOG_SECONDS
+    storage.engine.dispose()
+
+
+@pytest.fixture
+def put_back(tmp_path: Path) -> Path:
+    """A healthy copy of a database, put in its place beside the log of the later one."""
+    (tmp_path / "later").mkdir()
+    (tmp_path / "runs").mkdir()
+    storage = open_storage(url_of(tmp_path / "later"), create=True)
+    optuna.create_study(storage=storage, study_name="one")
+    with (
+        closing(sqlite3.connect(tmp_path / "copy")) as copy,
+        closing(sqlite3.connect(tmp_path / "later/search.db")) as now,
+    ):
+        now.backup(copy)
+        for number in range(200):
+            insert = "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, ?, ?)"
+            now.execute(insert, (str(number), f'"{"x" * 2000}"'))
+            now.commit()
+            if number == 150:
+                now.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(tmp_path / "later/search.db-wal", tmp_path / "runs")
+    storage.engine.dispose()
+    shutil.copy(tmp_path / "copy", tmp_path / "runs/search.db")
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_copy_put_back_beside_the_log_of_another_is_refused_with_the_cure(put_back: Path, create: bool) -> None:
+    file, log = put_back / "search.db", put_back / "search.db-wal"
+    before = file.read_bytes(), log.read_bytes()
+    sentence = (
+        f"malformed; the file is cut or damaged, or the log beside it ({log}) belongs to another copy of the file; to "
+        "put a copy back, first move search.db-wal and search.db-shm away, then put the copy in its place again"
+    )
+
+    def read() -> None:
+        with storage_errors(url_of(put_back)):
+            storage = open_storage(url_of(put_back), create=create)
+            assert optuna.load_study(storage=storage, study_name="one").user_attrs
+
+    with pytest.raises(StorageError, match=re.escape(sentence)):
+        read()
+    if create:
+        assert (file.read_bytes(), log.read_bytes()) == before, "SQLite would write the log into the copy"
+    log.unlink()
+    (put_back / "search.db-shm").unlink(missing_ok=True)
+    shutil.copy(put_back.parent / "copy", file)
+    write(put_back)
