@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from tokenize import TokenError
@@ -94,6 +94,9 @@ class Cache:
     """[name, reason] of the pictures that a plain convert("RGB") reads differently."""
     index_crc32: int
     """CRC-32 of the other values of the index."""
+    scales: list[list[str]] = field(default_factory=list)
+    """[name, key of DEEP] of the other pictures of more than 8 bits. If there are none, the index leaves it out, as the
+    first versions of this program did."""
 
 
 def build_cache(
@@ -249,6 +252,7 @@ def _decode_all(
         good: list[tuple[Picture, str, int]] = []
         bad = [BadFile(*one) for one in listing.left_out]
         misread: list[list[str]] = []
+        scales: list[list[str]] = []
         try:
             decoded = in_order(pool, decode, listing.pictures, 8 * threads)
             for done, (picture, future) in enumerate(decoded, start=1):
@@ -262,6 +266,8 @@ def _decode_all(
                     good.append((picture, sha256, zlib.crc32(content)))
                     if reading.misread:
                         misread.append([picture.name, reading.misread])
+                    elif reading.scale:
+                        scales.append([picture.name, reading.scale])
                 if progress is not None:
                     progress("decoding pictures", done, total)
         finally:
@@ -287,6 +293,7 @@ def _decode_all(
         "own_splits": listing.own_splits,
         "bad": [[file.name, file.reason] for file in bad],
         "misread": misread,
+        **({"scales": scales} if scales else {}),
     }
     with (folder / "index.json").open("w", encoding="ascii") as text:
         json.dump(index | {"index_crc32": _index_crc32(index)}, text)
@@ -324,6 +331,8 @@ def open_whole(path: Path, progress: Progress | None = None) -> Cache:
     cache = open_cache(path)
     index = {name: value for name, value in vars(cache).items() if name not in ("path", "images", "index_crc32")}
     altered = DataError(f"the picture cache {path} was altered or cannot be read; launch again to rebuild it")
+    if not cache.scales:
+        del index["scales"]
     if _index_crc32(index) != cache.index_crc32:
         raise altered
     size, total = cache.images[0].nbytes, len(cache.images)

@@ -26,7 +26,7 @@ from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
 from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
-from trainer.pictures import centre_of, read
+from trainer.pictures import DEEP, centre_of, read
 from trainer.scan import Listing, Picture, another_name, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 from trainer.unclear import EXPECTED_LABELS, EXPECTED_LAYOUT
@@ -83,8 +83,9 @@ class Dataset:
     duplicates: tuple[Duplicate, ...]
     """Pairs of files with the same bytes."""
     misread: Mapping[str, str] = field(default_factory=dict)
-    """Name -> reason why a plain ``Image.open(file).convert("RGB")`` reads other pixels: a key of
-    ``trainer.pictures.READ_RIGHT``."""
+    """Name -> reason why a plain convert("RGB") reads other pixels: a key of ``trainer.pictures.READ_RIGHT``."""
+    scales: Mapping[str, str] = field(default_factory=dict)
+    """Name -> key of ``trainer.pictures.DEEP``, of pictures of more than 8 bits that are not black."""
     notices: tuple[str, ...] = ()
     """Sentences about what was ignored in the folder, or may have another meaning; none after ``open_data``."""
     cache_path: Path
@@ -118,10 +119,8 @@ class Dataset:
         return any(self.groups)
 
     def trained_on(self, splits: str) -> Dataset:
-        """The same pictures with another train split: "train", "val" or "train+val". The val split does not change.
-
-        If the train split includes val, the accuracy on val says nothing about the model.
-        """
+        """The same pictures with another train split ("train", "val" or "train+val") and the same val split. If the
+        train split includes val, the accuracy on val says nothing about the model."""
         chosen = np.sort(np.concatenate([self.splits[name] for name in splits.split("+")]))
         return replace(self, splits={**self.splits, "train": chosen})
 
@@ -256,6 +255,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         duplicates=tuple(_find_duplicates(cache, split_of.tolist())),
         cache_path=cache.path,
         misread=dict(cache.misread),
+        scales={name: why for name, why in sorted(cache.misread + cache.scales) if why in DEEP},
     )
 
 

@@ -20,9 +20,12 @@ from trainer.errors import DataError
 from trainer.formats import DEVELOP, instead, is_raw
 
 __all__ = [
+    "BYTES",
     "DEEP",
     "DEPTH",
+    "SPREAD",
     "TURNED",
+    "UNIT",
     "Reading",
     "centre_of",
     "crop_mode_of",
@@ -113,6 +116,9 @@ class Reading:
     """[S, S, 3] RGB or [S, S, 1] gray, where S is the side of the cached pictures."""
     misread: str
     """Reason why a plain convert("RGB") reads other pixels: a key of READ_RIGHT; "" if it reads the same pixels."""
+    scale: str
+    """Key of DEEP by which values of more than 8 bits were scaled; "" if there are none, or if all pixels are black,
+    which every scale reads in the same way."""
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
@@ -129,7 +135,7 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
             upright, why = _upright(image)
             pixels = _pixels(upright, config)
             differs = upright is not image and not np.array_equal(_pixels(image, config), pixels)
-        return Reading(pixels, why if differs else "")
+        return Reading(pixels, why if differs else "", why if _is_deep(image) and pixels.any() else "")
     except UnidentifiedImageError:
         what = instead(source) if isinstance(source, bytes) else ""
         raise DataError(f"is not a picture in a format that Pillow knows{what}") from None

@@ -14,6 +14,7 @@ outlook   the plan of a launch with `--export`, in one line
 meaning   the answer of `search check`, and its text
 extras    checks optional packages and notification addresses that a study's settings need
 data_warnings  warnings about the pictures
+brightness  warnings about pictures of more than 8 bits that are read too dark, or on several scales
 survey    all timm models of a pattern that fit the limit, for `model = ["timm:*"]`
 lr_range  `search lr-range`: the learning-rate range test
 preview   a grid of augmented training pictures

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from search.figures.confusion import read_confusion
+from search.plan.brightness import brightness
 from search.words import count as _count
 from trainer.config import DataConfig
 from trainer.data import Dataset
@@ -49,6 +50,7 @@ HEAVY_IMBALANCE = 10
 
 def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     """Warnings about pictures that may be a mistake, or that make accuracies less reliable than they look."""
+    yield from brightness(data, config)
     yield from data.notices
     yield from misread(data)
     yield from _class_names(data)

@@ -261,6 +261,8 @@ def test_pictures_that_a_plain_convert_reads_otherwise_are_named_with_the_reason
         (root / "cat" / name).write_bytes(content)
     data = prepare(root, tmp_path, channels=channels)
     assert data.misread == {f"cat/{name}": why for name, (_, why) in MISREAD.items()}
+    deep = {f"cat/{name}": why for name, (_, why) in MISREAD.items() if why != TURNED} | {"cat/8 of 16.png": BYTES}
+    assert data.scales == deep
     config = DataConfig.model_validate({"image_size": 16, "channels": channels})
     for name in contents:
         with Image.open(root / "cat" / name) as image:
