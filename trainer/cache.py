@@ -251,8 +251,7 @@ def _decode_all(
         header_size = file.tell()
         good: list[tuple[Picture, str, int]] = []
         bad = [BadFile(*one) for one in listing.left_out]
-        misread: list[list[str]] = []
-        scales: list[list[str]] = []
+        misread, scales = list[list[str]](), list[list[str]]()
         try:
             decoded = in_order(pool, decode, listing.pictures, 8 * threads)
             for done, (picture, future) in enumerate(decoded, start=1):
@@ -295,6 +294,10 @@ def _decode_all(
         "misread": misread,
         **({"scales": scales} if scales else {}),
     }
+    _write_index(folder, index)
+
+
+def _write_index(folder: Path, index: dict[str, Any]) -> None:
     with (folder / "index.json").open("w", encoding="ascii") as text:
         json.dump(index | {"index_crc32": _index_crc32(index)}, text)
         text.flush()
