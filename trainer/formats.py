@@ -15,6 +15,9 @@ RAW_ENDINGS = (
 """Endings of the files in which cameras write what their sensor saw; most of them begin as a TIFF does."""
 
 TIFF = (b"II*\0", b"MM\0*")
+CR2 = b"CR\2\0"
+"""The mark in the header of Canon's RAW; in another TIFF, pixels may be at its place."""
+
 NEW_SUBFILE_TYPE, SUB_IFDS, DNG_VERSION = 254, 330, 50706
 """Tags of a TIFF: whether a picture is a small copy of another one, where other pictures are, the version of DNG."""
 
@@ -55,6 +58,6 @@ def about_raw(name: str, content: bytes) -> str | None:
 def is_raw(image: TiffImageFile, content: bytes) -> bool:
     """Whether a TIFF has a camera's RAW in it, or its first picture is a small copy of another one in it."""
     tags = image.tag_v2
-    if DNG_VERSION in tags or content[8:10] == b"CR":
+    if DNG_VERSION in tags or content[8:12] == CR2:
         return True
     return bool(int(tags.get(NEW_SUBFILE_TYPE, 0)) & 1) and (SUB_IFDS in tags or image.n_frames > 1)

@@ -35,6 +35,10 @@ SMALL = 16
 CROP = 0.05
 """Share of each side that a copy may have lost, at any edge."""
 
+KEEP, MIRROR = slice(None), slice(None, None, -1)
+FLIPS = ((KEEP, KEEP), (KEEP, MIRROR), (MIRROR, KEEP))
+"""Indices of a picture's rows and columns: as they are, mirrored left-right, and mirrored top-bottom."""
+
 BLOCK = 1024
 """Number of pictures, or of pairs, that are compared at once, which bounds the memory."""
 
@@ -72,9 +76,9 @@ def find_near_duplicates(
         for earlier in names[:number]:
             first, second = data.splits[later], data.splits[earlier]
             best: dict[int, tuple[float, int]] = {}
-            for row in (0, 1):  # the picture itself, and its mirror image
+            for row, flip in enumerate(FLIPS):
                 for one, other in _candidates(hashes[row], hashes[0], smalls[row], smalls[0], first, second):
-                    likeness = _likeness(data.images[one], data.images[other], flip=row == 1)
+                    likeness = _likeness(data.images[one], data.images[other], flip)
                     if likeness >= max(SAME, best.get(one, (0.0, 0))[0]):
                         best[one] = (likeness, other)
             found += [
@@ -90,10 +94,9 @@ def are_alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
     whole = [_unit(_small(Image.fromarray(pixels.squeeze()), None)[None])[0] for pixels in (ours, theirs)]
     if float(np.abs(whole[0]).sum()) == 0:  # a single colour is like nothing
         return False
-    mirrored = whole[0].reshape(SMALL, SMALL)[:, ::-1].ravel()
+    small = whole[0].reshape(SMALL, SMALL)
     return any(
-        float(version @ whole[1]) >= PLAUSIBLE and _likeness(ours, theirs, flip=flip) >= SAME
-        for flip, version in ((False, whole[0]), (True, mirrored))
+        float(small[flip].ravel() @ whole[1]) >= PLAUSIBLE and _likeness(ours, theirs, flip) >= SAME for flip in FLIPS
     )
 
 
@@ -102,14 +105,14 @@ def _gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _hashes(data: Dataset, progress: Progress | None) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-    """Hashes [2, N] and small versions [2, N, 16 * 16 * C] of the pictures and of their mirror images."""
+    """Hashes [3, N] and small versions [3, N, 16 * 16 * C] of the pictures, one for each of FLIPS."""
     from imagehash import phash  # imported here: it imports SciPy, 0.3 s
 
-    bits = np.zeros((2, len(data.names), 64), bool)
-    smalls = np.zeros((2, len(data.names), SMALL * SMALL * data.images.shape[-1]), np.float32)
+    bits = np.zeros((len(FLIPS), len(data.names), 64), bool)
+    smalls = np.zeros((len(FLIPS), len(data.names), SMALL * SMALL * data.images.shape[-1]), np.float32)
     for index, pixels in enumerate(data.images):
-        for row, one in enumerate((pixels, pixels[:, ::-1])):
-            image = Image.fromarray(np.ascontiguousarray(one.squeeze()))
+        for row, flip in enumerate(FLIPS):
+            image = Image.fromarray(np.ascontiguousarray(pixels[flip].squeeze()))
             bits[row, index] = phash(image).hash.ravel()
             smalls[row, index] = _unit(_small(image, None)[None])[0]
         if progress is not None:
@@ -139,9 +142,9 @@ def _candidates(
             yield from zip(ones[likely].tolist(), others[likely].tolist(), strict=True)
 
 
-def _likeness(one: NDArray[np.uint8], other: NDArray[np.uint8], *, flip: bool) -> float:
-    """The largest correlation of two pictures, both whole or one of them cropped."""
-    ours = _versions(one[:, ::-1] if flip else one)
+def _likeness(one: NDArray[np.uint8], other: NDArray[np.uint8], flip: tuple[slice, slice]) -> float:
+    """The largest correlation of two pictures, the first one flipped, both whole or one of them cropped."""
+    ours = _versions(one[flip])
     theirs = _versions(other)
     return float(max((theirs @ ours[0]).max(), (ours @ theirs[0]).max()))
 

@@ -49,7 +49,7 @@ def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, 
     )
     if _is_of_splits(path, root):
         above = path.parent.parent
-        file = next(name for number, name in enumerate(header) if number not in chosen)
+        file = next((name for number, name in enumerate(header) if name and number not in chosen), "filename")
         return (
             f"{found}, this line makes a table of labels (data.labels) of the tables of all splits: pandas.concat("
             f'table.assign(file=path.parent.name + "/" + table[{file!r}], label={columns}.idxmax(axis=1), '

@@ -115,7 +115,7 @@ def _about_names(folder: Folder, root: Path) -> str | None:
     classes = Counter(words)
     place = root / folder.name if folder.name else root
     if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
-        return _about_parts(stems, place)
+        return _about_parts(stems, place, sorted({file.path.suffix for file in folder.pictures}))
     named = ", ".join(sorted(classes)[:3]) + (", ..." if len(classes) > 3 else "")
     return (
         f"the names of the pictures in {folder.name or root} seem to begin with their classes ({named}); in "
@@ -125,7 +125,7 @@ def _about_names(folder: Folder, root: Path) -> str | None:
     )
 
 
-def _about_parts(stems: Sequence[str], place: Path) -> str | None:
+def _about_parts(stems: Sequence[str], place: Path, endings: Sequence[str]) -> str | None:
     """A sentence about names of pictures with several parts, of which one may be the class: 26_0_1_20170116; or None.
 
     Such a part repeats, and it is no date or other long number.
@@ -139,7 +139,7 @@ def _about_parts(stems: Sequence[str], place: Path) -> str | None:
         for number, values in parts.items()
         if 1 < len(values) <= len(rows) / 2 and not all(one.isdecimal() and len(one) > 4 for one in values)
     }
-    if not found or len(rows) < 0.9 * len(stems):
+    if width < 2 or not found or len(rows) < 0.9 * len(stems):
         return None
     told = {number: ", ".join(values[:3]) + (", ..." if values[3:] else "") for number, values in found.items()}
     (first, values), *others = told.items()
@@ -148,7 +148,8 @@ def _about_parts(stems: Sequence[str], place: Path) -> str | None:
     return (
         f"the names of the pictures in {place} have {width} parts; if one of them is the class, this line of Python "
         f"moves each picture into the folder of its part [{first}] ({values}){instead}: for file in "
-        f"list(pathlib.Path({str(place)!r}).glob('*_*')): "
+        f"[file for file in pathlib.Path({str(place)!r}).glob('*_*') if file.suffix in {endings!r} and "
+        f"file.stem.count('_') == {width - 1}]: "
         f"os.renames(file, file.parent / file.stem.split('_')[{first}] / file.name)"
     )
 

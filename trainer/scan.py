@@ -162,6 +162,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     notices += _about_tables(suggestion, layout, tree, root)
     raw = _raw_beside_pictures(layout)
     notices += _about_raw(raw)
+    passed = set(raw)
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     files: list[File] = []
@@ -173,7 +174,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             class_name = spelled.setdefault(unicodedata.normalize("NFC", name), name)
             class_folders.append((folder.name, split, class_name))
             for file in folder.walk():
-                if file.name not in raw:
+                if file.name not in passed:
                     pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
                     files.append(file)
     if not class_folders:

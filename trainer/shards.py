@@ -35,7 +35,7 @@ def refuse_shards(place: str, folders: Sequence[Folder]) -> None:
         return
     texts = _beside(file for folder in folders for file in folder.walk())
     if texts:
-        cure = f"if they are classes, move the .{next(iter(texts))} files elsewhere"
+        cure = f"if they are classes, move the {' and '.join(f'.{one}' for one in texts)} files elsewhere"
     elif [int(name) for name in names] == [*range(int(names[0]), int(names[0]) + len(names))] and all(
         len(folder.base) > 3 and stem.isdecimal() and stem.startswith(folder.base) and len(stem) > len(folder.base) + 1
         for folder in folders
@@ -60,14 +60,13 @@ def labels_beside(tree: Folder, root: Path) -> str | None:
         texts = [text for file in _some(files) if (text := _text(file))]
         lines = [" ".join(text.split()) for text in texts]
         about = f"{len(files):,} pictures have a .{ending} file beside them, such as {files[0].name}"
-        read, where = "file.read_text().strip()", ""
+        read = "file.read_text().strip()"
         makes = "with pandas, this line makes a table of labels of them (data.labels)"
         if ending == "json":
             if (key := _label_key(texts)) is None:
                 continue
             about += f", and {key!r} in it seems to be the class"
             read = f"json.loads(file.read_text())[{key!r}]"
-            where = f" if any(file.with_suffix(one).exists() for one in {endings!r})"
         elif lines and (ending == "cls" or (all(map(_is_name, texts)) and may_be_classes(lines))):
             about += f", with its class ({lines[0][:40]!r})"
         elif 2 * sum(map(_has_words, lines)) > len(lines):
@@ -80,7 +79,8 @@ def labels_beside(tree: Folder, root: Path) -> str | None:
             continue
         return (
             f"{about}; {makes}: pandas.DataFrame([(file.relative_to({str(root)!r}).with_suffix(''), {read}) for file "
-            f"in sorted(pathlib.Path({str(root)!r}).rglob('*.{ending}')){where}], columns=['file', 'label']).to_csv("
+            f"in sorted(pathlib.Path({str(root)!r}).rglob('*{files[0].path.suffix}')) if any("
+            f"file.with_suffix(one).exists() for one in {endings!r})], columns=['file', 'label']).to_csv("
             f"{str(root / 'labels.csv')!r}, index=False)"
         )
     return None

@@ -97,7 +97,13 @@ def loading_paragraphs(record: ExportRecord) -> list[str]:
         f"Class names, in the order of the logits, are `label_names` in `config.json` and the lines of "
         f"`{weights.CLASS_MAP}`."
     )
-    if not weights.has_timms_order(data.class_names):
+    is_sorted = weights.has_timms_order(data.class_names)
+    if not is_sorted and any(name != name.strip() for name in data.class_names):
+        inputs += (
+            " timm's own folder reader sorts these classes in another order, and from a file it reads class names "
+            "without the spaces around them. Rename the folders of such classes before you use timm's scripts."
+        )
+    elif not is_sorted:
         inputs += (
             " timm's own folder reader sorts these classes in another order (numbers by value, without case), so its "
             f"scripts need `--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}` to give them the same numbers."

@@ -137,10 +137,10 @@ def only_readable(file: Path) -> str | None:
             raise StorageError(_unreadable(file, folder))
     beside = [Path(f"{real}{ending}") for ending in ("-wal", "-shm")]
     for path in (real, *beside):
-        if path.exists() and not os.access(path, os.R_OK, effective_ids=True):
+        if not os.access(path, os.R_OK, effective_ids=True) and path.exists():
             raise StorageError(_unreadable(file, path))
     for path in (real, *beside, Path(f"{real}.lock"), real.parent):
-        if path.exists() and not os.access(path, os.W_OK, effective_ids=True):
+        if not os.access(path, os.W_OK, effective_ids=True) and path.exists():
             return _whose(path)
     return None
 
@@ -158,7 +158,7 @@ def _unreadable(file: Path, path: Path) -> str:
 
 
 def _whose(path: Path) -> str:
-    """Why a file or folder is closed to this user: "runs/search.db belongs to anna (mode 0600)"."""
+    """Why a file or folder is closed to this user: "runs/search.db belongs to USER (mode 0600)"."""
     found = path.stat()
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return f"{path} is on a read-only disk"

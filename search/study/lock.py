@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ from filelock import FileLock, Timeout
 from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.errors import HeldError, Interrupted, NothingToExport, StorageError, TrainingFailed
+from search.errors import HeldError, StorageError, StudyChanged
 from search.paths import Runs
 from search.study import postgres
 from search.study.file import empty_log
-from search.study.storage import open_storage, sqlite_file, storage_errors
+from search.study.storage import STORAGE_FAILURES, open_storage, sqlite_file, storage_errors
 from search.study.study import other_person_in_database
-from trainer.errors import no_room
+from trainer.errors import DiskError, no_room
 from trainer.kept import write_whole
 
 LOCK_PATIENCE_SECONDS = 1.0
@@ -66,13 +67,15 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
                 f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
                 "choose another --runs folder"
             ) from error
+        tidy = True
         try:
             yield still_owner
-            _tidy(url)
-        except (Interrupted, NothingToExport, TrainingFailed):  # not after others: the file may be damaged or lost
-            _tidy(url)
+        except (*STORAGE_FAILURES, sqlite3.Error, StorageError, StudyChanged, HeldError, DiskError):
+            tidy = False  # the file may be damaged, lost or replaced, so the log may belong to another one
             raise
         finally:
+            if tidy:
+                _tidy(url)
             if read_holder(holder) == owner:  # else another process owns the study by now
                 holder.unlink(missing_ok=True)
 

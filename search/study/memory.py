@@ -179,6 +179,9 @@ class RememberingStorage(_CachedStorage):
         trial = self._in_memory(trial_id)
         with self._writing():
             if trial is None or param_name in trial.params or (param_name, axis) not in self._compatible:
+                if self._group:  # what was written before must not be stored after it
+                    self._statements.store(self._group)
+                    self._group = []
                 super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
                 self._compatible.add((param_name, axis))
             else:

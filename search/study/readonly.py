@@ -26,13 +26,14 @@ class NotReadyError(Exception):
 
 
 class Database:
-    """Opens connections to a database; they can only read it, unless ``writable``.
+    """Opens connections to a database; they can only read it, unless ``writable``. With ``once``, they are for a
+    command that reads once, which may also read an archive.
 
     Its messages about Postgres name neither host nor database: if the password in a URL has an unescaped `@` or `/`,
     pieces of the password are parsed as host and database.
     """
 
-    def __init__(self, storage_url: str, *, writable: bool = False) -> None:
+    def __init__(self, storage_url: str, *, writable: bool = False, once: bool = False) -> None:
         self.writable = writable
         url = self.asked = parse_url(storage_url)
         file = sqlite_file(url)
@@ -42,7 +43,7 @@ class Database:
             self.name = str(self.path)
             # Quoted for SQLite's own URI, so that a ? or # in a folder's name has no special meaning.
             mode = "rw" if writable else "ro"  # both refuse to create a file
-            query = {"mode": mode, "uri": "true"} | ({} if writable else _as_archive(self.path))
+            query = {"mode": mode, "uri": "true"} | (_as_archive(self.path) if once else {})
             url = URL.create("sqlite", database=f"file:{quote(self.name)}", query=query)
             connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
         else:
@@ -108,7 +109,7 @@ def open_to_read(url: URL) -> RDBStorage:
         return open_storage(url)
     check_not_emptied(file)
     try:
-        return Database(url.render_as_string(hide_password=False)).open()
+        return Database(url.render_as_string(hide_password=False), once=True).open()
     except NotReadyError as error:
         said = str(error).rstrip(".")
         raise StorageError(

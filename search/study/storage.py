@@ -157,8 +157,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
                     "under that name; keep one of the two, or make a symbolic link of the other"
                 )
             check_not_emptied(file)
-            if create:
-                check_log(file)
+            check_log(file)
             if not file.exists():  # SQLite would make it readable for all; -wal and -shm get the mode of the file
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})

@@ -39,6 +39,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
     "JPEG": jpeg,
     "flipped": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "flipped top-bottom": lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
     "cropped on all sides": lambda image: cropped(image, 0.025, 0.025, 0.025, 0.025),
     "cropped at a corner": lambda image: cropped(image, 0.05, 0.05, 0, 0),
     "cropped at the other corner": lambda image: cropped(image, 0, 0, 0.05, 0.05),

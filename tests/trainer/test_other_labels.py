@@ -171,6 +171,8 @@ def test_the_line_for_parts_of_the_names_of_pictures_makes_class_folders(tmp_pat
     root = make_folder(tmp_path / "data", {inside: 12})
     for i, file in enumerate(sorted(root.rglob("*.png"))):  # as UTKFace: age, gender, group, time
         file.rename(file.with_name(f"{(7, 30, 61)[i % 3]}_{i // 6}_0_201701161745{i:05}.png.chip.png"))
+    for name in ("mean_face.png", "a_b_c_read.me"):  # another picture, and no picture
+        (root / inside / name).write_bytes(next(root.rglob("*.chip.png")).read_bytes())
     told = problems_of(root, tmp_path).splitlines()[-1]
     assert told.startswith(f"the names of the pictures in {root / inside} have 4 parts; if one of them is the class, ")
     assert "the folder of its part [0] (30, 61, 7); for another part, write [1] (0, 1) instead of [0]: for file" in told
@@ -178,6 +180,10 @@ def test_the_line_for_parts_of_the_names_of_pictures_makes_class_folders(tmp_pat
     data = prepare(root / inside, tmp_path)
     assert data.class_names == ("0", "1")
     assert len(data.names) == 12
+    assert sorted(path.name for path in (root / inside).iterdir() if path.is_file()) == [
+        "a_b_c_read.me",
+        "mean_face.png",
+    ]
 
 
 @pytest.mark.parametrize("name", ["IMG_20240101_1200{:02}", "IMG_{:04}", "a{0}_b{0}", "one_two{}_{}_three"])

@@ -421,6 +421,7 @@ def test_of_raw_not_even_the_preview_is_read(content: bytes) -> None:
         with_tags({254: 1}),
         with_tags({254: 0, 330: 8}),  # a pyramid
         with_tags({254: 0}, save_all=True, append_images=[noise(12, 10)]),
+        as_cr2(with_tags({})).replace(b"CR\2\0", b"CR\3\0"),  # pixels at the place of the mark
     ],
 )
 def test_other_tiffs_are_read(content: bytes) -> None:

@@ -211,6 +211,14 @@ def test_the_class_map_has_the_order_of_the_labels_and_the_card_says_where_timms
     words = card(record.model_copy(update={"data": record.data.model_copy(update={"class_names": tuple(names)})}))
     assert f"the lines of `{CLASS_MAP}`" in words
     assert ("timm's own folder reader sorts these classes in another order" in words) is not natural
+    assert ("--class-map" in words) is not natural
+
+
+def test_class_names_that_timm_would_read_without_their_spaces_are_not_sent_to_its_class_map() -> None:
+    record = ExportRecord.model_validate(recorded())
+    words = card(record.model_copy(update={"data": record.data.model_copy(update={"class_names": ("Dog", "cat ")})}))
+    assert "--class-map" not in words
+    assert "without the spaces around them. Rename the folders of such classes" in words
 
 
 def test_a_class_map_keeps_names_that_are_no_text() -> None:

@@ -211,7 +211,7 @@ def test_the_lines_of_the_card_read_pictures_without_their_background(
         formats=("onnx",),
     )
     step, read, _, onnx, *_ = loading_paragraphs(cast(ExportRecord, record))
-    assert step.startswith("The pictures were read without their background. Each picture needs this step of OpenCV")
+    assert step.startswith("The model was trained on pictures without their background. This function removes it")
     scope: dict[str, Any] = {"about": told | {"mean": STATED["mean"], "std": STATED["std"]}}
     exec(step.partition("```python")[2].removesuffix("```"), scope)
     lines = onnx.partition("```python")[2]

@@ -18,7 +18,7 @@ import pytest
 from scripted import Bench, ScriptedPool, spec_of, states, trains
 from sqlalchemy import URL
 
-from search.errors import Interrupted, StorageError, exit_code_of
+from search.errors import Interrupted, StorageError, UsageError, exit_code_of
 from search.paths import Runs
 from search.study.file import LOG_SECONDS
 from search.study.inventory import list_studies
@@ -193,13 +193,21 @@ def test_a_missing_database_is_named_with_the_journals_that_are_still_there(fold
 
 
 @pytest.mark.parametrize(
-    ("end", "whole"), [(None, True), (Interrupted("stopped"), True), (StorageError("it is malformed"), False)]
+    ("end", "whole"),
+    [
+        (None, True),
+        (Interrupted("stopped"), True),
+        (UsageError("no room"), True),
+        (KeyboardInterrupt(), True),
+        (StorageError("it is malformed"), False),
+    ],
 )
 def test_whoever_leaves_a_study_leaves_all_of_it_in_the_database_file(
-    tmp_path: Path, end: Exception | None, whole: bool
+    tmp_path: Path, end: BaseException | None, whole: bool
 ) -> None:
     """Not after an error of the database: the log would be written into a copy to which it may not belong."""
-    with contextlib.suppress(Interrupted, StorageError), own_study("one", url_of(tmp_path), Runs(tmp_path)):
+    ends = (Interrupted, UsageError, KeyboardInterrupt, StorageError)
+    with contextlib.suppress(*ends), own_study("one", url_of(tmp_path), Runs(tmp_path)):
         storage = open_storage(url_of(tmp_path), create=True)
         optuna.create_study(storage=storage, study_name="one")
         if end is not None:
@@ -264,8 +272,7 @@ def test_a_copy_put_back_beside_the_log_of_another_is_refused_with_the_cure(put_
 
     with pytest.raises(StorageError, match=re.escape(sentence)):
         read()
-    if create:
-        assert (file.read_bytes(), log.read_bytes()) == before, "SQLite would write the log into the copy"
+    assert (file.read_bytes(), log.read_bytes()) == before, "SQLite would write the log into the copy"
     log.unlink()
     (put_back / "search.db-shm").unlink(missing_ok=True)
     shutil.copy(put_back.parent / "copy", file)

@@ -359,6 +359,18 @@ def test_many_looks_are_one_statement_and_many_writes_one_transaction(searched: 
     compare(searched)
 
 
+def test_what_was_written_before_the_first_settings_of_a_search_is_not_stored_after_them(
+    searched: optuna.Study,
+) -> None:
+    trial = searched.ask()
+    with one_transaction(searched):
+        set_attributes(searched, trial, {"asked": "ours"})
+        trial._suggest("lr", SPACE["lr"])  # Optuna compares the axis with those of other trials, and stores at once
+        with others(searched) as theirs:
+            (seen,) = theirs.get_trials()
+        assert (seen.user_attrs, list(seen.params)) == ({"asked": "ours"}, ["lr"])
+
+
 @contextmanager
 def statements_of(study: optuna.Study) -> Iterator[list[str]]:
     """What the database is told in this context: the first word of each statement."""

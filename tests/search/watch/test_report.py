@@ -295,7 +295,7 @@ class TestCommand:
         assert [(one["worker"], one["trial"], one["reason"]) for one in facts["crashes"]] == [
             ("cpu:1", 3, "the worker ended with signal 9")
         ]
-        assert "a cross: the worker crashed" in text
+        assert "a cross: the training crashed" in text
         assert facts["failures"][-1] == {
             **{"trial": 14, "state": "FAIL", "value": 0.2, "num_params": 200_000, "macs": 9_000_000, "seconds": 40.0},
             "params": trials[14].params,
