@@ -116,19 +116,23 @@ class DataConfig(FrozenModel):
         return share if math.floor(self.image_size / share) == self.cache_size else math.nextafter(share, 0)
 
     @property
-    def named_tables(self) -> dict[str, str]:
-        """``labels`` and ``test_labels``, if set, in a form for other people. A table outside the data folder is given
-        by its name alone, because its path is private."""
+    def tables_inside(self) -> dict[str, str]:
+        """``labels`` and ``test_labels``, if they are set and in the data folder, relative to it."""
         found, folder = dict[str, str](), Path(self.path or "")
         for setting, given in (("labels", self.labels), ("test_labels", self.test_labels)):
             if given is not None:
                 written = expanded(given)
                 table = Path(os.path.normpath(folder / written))
-                if not table.is_relative_to(folder):
-                    found[setting] = table.name
-                else:
+                if table.is_relative_to(folder):
                     found[setting] = table.relative_to(folder).as_posix() if written.is_absolute() else given
         return found
+
+    @property
+    def named_tables(self) -> dict[str, str]:
+        """``labels`` and ``test_labels``, if set, in a form for other people. A table outside the data folder is given
+        by its name alone, because its path is private."""
+        given = {"labels": self.labels, "test_labels": self.test_labels}
+        return {name: Path(table).name for name, table in given.items() if table is not None} | self.tables_inside
 
     def crop_problem(self, random_crop: float) -> str | None:
         """Why ``random_crop`` has no effect, and the cure; None if it is 0 or has an effect."""

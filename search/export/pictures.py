@@ -19,12 +19,12 @@ from trainer.values import validate
 
 
 def moved_to(spec: StudySpec, folder: Path) -> StudySpec:
-    """The study with its pictures in another folder.
+    """The study with its pictures, and the tables of labels among them, in another folder.
 
     Raises:
         ConfigError: its pictures are the digits, which are built in.
     """
-    values = spec.data.model_dump(mode="json") | {"path": str(folder)}
+    values = spec.data.model_dump(mode="json") | spec.data.tables_inside | {"path": str(folder)}
     return spec.model_copy(update={"data": validate(DataConfig, values, f"study {spec.name}, with --data {folder}")})
 
 
@@ -58,5 +58,7 @@ def read_again(owned: OwnedStudy, runs: Runs, console: Terminal) -> Dataset:
     stored = study.user_attrs[SPEC]
     if stored["data"].get("path") != spec.data.path:
         owned.check()
-        study.set_user_attr(SPEC, stored | {"data": stored["data"] | {"path": spec.data.path}})
+        study.set_user_attr(
+            SPEC, stored | {"data": stored["data"] | spec.data.tables_inside | {"path": spec.data.path}}
+        )
     return data

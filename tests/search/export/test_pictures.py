@@ -21,6 +21,7 @@ from tiny import tiny_study
 
 import search.export.export
 from search.errors import Interrupted
+from search.export.pictures import moved_to
 from search.paths import Runs
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
@@ -111,3 +112,11 @@ def test_a_study_of_built_in_pictures_takes_no_folder(desk: Desk) -> None:
     code, said = desk.export("tiny", "--data", "pets")
     assert code == 2
     assert "the digits are built in" in said
+
+
+def test_a_table_in_the_data_folder_moves_with_it_however_its_path_was_given(tmp_path: Path) -> None:
+    values = tomllib.loads(tiny_study("pets", trials=1))
+    inside, outside = str(tmp_path / "pets/labels.csv"), str(tmp_path / "elsewhere/test.csv")
+    values["data"] |= {"source": "folder", "path": str(tmp_path / "pets"), "labels": inside, "test_labels": outside}
+    moved = moved_to(StudySpec.model_validate(values), tmp_path / "now").data
+    assert (moved.path, moved.labels, moved.test_labels) == (str(tmp_path / "now"), "labels.csv", outside)
