@@ -31,7 +31,7 @@ from search.paths import Runs, begin_attempt_in
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
-from search.running.moment import LEAST_CPU, SHOWN_APART, line_of, problems_of, snapshot_of
+from search.running.moment import IDLE_CPU, SHOWN_APART, line_of, problems_of, snapshot_of
 from search.running.quota import Quota
 from search.running.records import Ending, PendingEvent, ResultChanged
 from search.running.trials import Trials
@@ -90,8 +90,8 @@ class Coordinator:
         self.fatal: BaseException | None = None
         self.each_turn: Callable[[], object] = lambda: None
         """Called in each turn. It may add workers or drain them."""
-        self.shown_apart, self._show_from = SHOWN_APART, -math.inf
-        """``_show_from``: time from which the audience gets the next snapshot."""
+        self.shown_apart, self._shown, self._shown_cpu, self._has_news = SHOWN_APART, -math.inf, 0.0, True
+        """``_shown``: when the audience got the last snapshot; ``_shown_cpu``: the CPU seconds that took."""
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
         """``assign_seconds``: after this many seconds of a turn, no further worker gets a trial before the next turn.
         ``_more_to_assign``: whether idle workers were left for the next turn."""
@@ -123,8 +123,7 @@ class Coordinator:
             self.journal.is_taken_over = isinstance(error, HeldError | StudyChanged)
             raise
         finally:
-            late = self.killed or time.monotonic() >= self.deadline
-            self.crew.close(patience_seconds=0 if late else 5)
+            self.crew.close(patience_seconds=0 if self.killed or time.monotonic() >= self.deadline else 5)
             ended = "time is up" if self.out_of_time else "told to" if self.stopping else "budget spent"
             self.journal.append(events.Stop(reason=reason_of(self.fatal) if self.fatal else ended))
         if self.fatal:
@@ -180,16 +179,16 @@ class Coordinator:
             self.stop_announced = True
         self.quota.keep()
         self._show()
-        waits = self.outage.is_on or not self._more_to_assign
-        for worker, event in self.crew.events(POLL_SECONDS if waits else 0.0, self._patience):
-            self.backlog.append(PendingEvent(worker, event))
+        seconds = POLL_SECONDS if self.outage.is_on or not self._more_to_assign else 0.0
+        self.backlog.extend(PendingEvent(*event) for event in self.crew.events(seconds, self._patience))
         return True
 
     def _show(self) -> None:
-        if (now := time.monotonic()) >= self._show_from:
+        cpu = self._shown_cpu if self._has_news else max(self._shown_cpu, IDLE_CPU)
+        if (now := time.monotonic()) >= self._shown + self.shown_apart * cpu:
             begun = time.process_time()
             self.audience.watch(self.snapshot())
-            self._show_from = now + self.shown_apart * max(LEAST_CPU, time.process_time() - begun)
+            self._shown, self._shown_cpu, self._has_news = now, time.process_time() - begun, False
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for observers."""
@@ -200,6 +199,7 @@ class Coordinator:
     # -- the database, which may be unavailable
 
     def _catch_up(self) -> None:
+        self._has_news |= bool(self.backlog)
         while self.backlog:  # an event whose handling fails stays first, and is handled again from the start
             try:
                 self._handle(self.backlog[0])

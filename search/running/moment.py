@@ -10,10 +10,10 @@ from search.study.trial import TrialView
 from search.words import duration, judged_on
 from search.workers.crew import Crew
 
-SHOWN_APART, LEAST_CPU = 30, 0.025
+SHOWN_APART, IDLE_CPU = 30, 0.025
 """Shortest time between two snapshots for the observers: SHOWN_APART times the CPU seconds that the last one and its
-observers took, or that LEAST_CPU is if that is more. With 1,000 workers, it is 0.1 s. With few workers, this makes
-one snapshot a second: a turn without a message takes half a second."""
+observers took. With 1,000 workers, these are 0.1 s. If no message of a worker has come since the last snapshot, at
+least IDLE_CPU is counted, which makes one snapshot a second: a turn without a message takes half a second."""
 
 
 def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str]) -> Snapshot:
