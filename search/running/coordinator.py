@@ -31,7 +31,8 @@ from search.paths import Runs, begin_attempt_in
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
-from search.running.moment import IDLE_CPU, SHOWN_APART, line_of, problems_of, snapshot_of
+from search.running.moment import line_of, problems_of, snapshot_of
+from search.running.pace import QUIET_SECONDS, SHOWN_APART, Pace
 from search.running.quota import Quota
 from search.running.records import Ending, PendingEvent, ResultChanged
 from search.running.trials import Trials
@@ -90,8 +91,7 @@ class Coordinator:
         self.fatal: BaseException | None = None
         self.each_turn: Callable[[], object] = lambda: None
         """Called in each turn. It may add workers or drain them."""
-        self.shown_apart, self._shown, self._shown_cpu, self._has_news = SHOWN_APART, -math.inf, 0.0, True
-        """``_shown``: when the audience got the last snapshot; ``_shown_cpu``: the CPU seconds that took."""
+        self.looking, self.showing = Pace(QUIET_SECONDS), Pace(QUIET_SECONDS, SHOWN_APART)
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
         """``assign_seconds``: after this many seconds of a turn, no further worker gets a trial before the next turn.
         ``_more_to_assign``: whether idle workers were left for the next turn."""
@@ -169,26 +169,24 @@ class Coordinator:
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
         minutes = self.spec.faults.storage_minutes
-        with looking_once(self.trials.study):  # what other programs change meanwhile is seen in the next turn
-            if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
-                self._go_on_without_storage()
+        news, is_idle = bool(self.backlog), next(self.crew.idle(), None) is not None or not self.crew.training()
+        if self.looking.is_due(news=news or is_idle or self.outage.is_on):
+            # What other programs change meanwhile is seen in the next turn.
+            with self.looking.working(), looking_once(self.trials.study):
+                if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
+                    self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._goes_on():
             return False
         if self.stopping and not self.stop_announced and not self.fatal:
             self.say("finishing the epoch; Ctrl-C again to stop now")
             self.stop_announced = True
         self.quota.keep()
-        self._show()
+        if self.showing.is_due(news=news):
+            with self.showing.working():
+                self.audience.watch(self.snapshot())
         seconds = POLL_SECONDS if self.outage.is_on or not self._more_to_assign else 0.0
         self.backlog.extend(PendingEvent(*event) for event in self.crew.events(seconds, self._patience))
         return True
-
-    def _show(self) -> None:
-        cpu = self._shown_cpu if self._has_news else max(self._shown_cpu, IDLE_CPU)
-        if (now := time.monotonic()) >= self._shown + self.shown_apart * cpu:
-            begun = time.process_time()
-            self.audience.watch(self.snapshot())
-            self._shown, self._shown_cpu, self._has_news = now, time.process_time() - begun, False
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for observers."""
@@ -199,7 +197,6 @@ class Coordinator:
     # -- the database, which may be unavailable
 
     def _catch_up(self) -> None:
-        self._has_news |= bool(self.backlog)
         while self.backlog:  # an event whose handling fails stays first, and is handled again from the start
             try:
                 self._handle(self.backlog[0])

@@ -10,11 +10,6 @@ from search.study.trial import TrialView
 from search.words import duration, judged_on
 from search.workers.crew import Crew
 
-SHOWN_APART, IDLE_CPU = 30, 0.025
-"""Shortest time between two snapshots for the observers: SHOWN_APART times the CPU seconds that the last one and its
-observers took. With 1,000 workers, these are 0.1 s. If no message of a worker has come since the last snapshot, at
-least IDLE_CPU is counted, which makes one snapshot a second: a turn without a message takes half a second."""
-
 
 def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str]) -> Snapshot:
     """The search as it is now.

@@ -13,6 +13,7 @@ from sqlalchemy import and_, select
 from search.errors import ReplayFailed, StudyChanged
 from search.paths import Runs
 from search.study.journal import cut_torn_line, read_journal, study_uuid_of
+from search.study.prepared import Prepared
 from search.study.storage import backend_of, is_same_file, version_of
 from search.study.study import UUID
 
@@ -74,11 +75,11 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     # ``stored``, ``gone`` and ``before``, which these functions use, are set below them.
     def uuid() -> str | None:
         # Reads this attribute alone: the study's page is stored in attributes too, and is long.
-        with backend_of(study).engine.connect() as connection:
+        with backend_of(study).engine.begin() as connection:  # after a rollback, psycopg prepares anew
             version = version_of(connection)
             if version is not None and connection.info.get(still_there) == version:
                 return before  # no other connection has changed the file
-            row = connection.execute(stored).one_or_none()
+            row = stored.run(connection, {}).fetchone()
             if row is None:
                 raise gone
             connection.info[still_there] = version
@@ -94,7 +95,7 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     )
     model, attributes = models.StudyModel, models.StudyUserAttributeModel
     is_uuid = and_(attributes.study_id == model.study_id, attributes.key == UUID)
-    stored = select(attributes.value_json).select_from(model).outerjoin(attributes, is_uuid)
-    stored = stored.where(model.study_id == study._study_id)
+    chosen = select(attributes.value_json).select_from(model).outerjoin(attributes, is_uuid)
+    stored = Prepared(chosen.where(model.study_id == study._study_id), backend_of(study).engine.dialect)
     before = uuid()
     return still_there

@@ -49,6 +49,8 @@ class RememberingStorage(_CachedStorage):
         self._studies[study_id] = _StudyInfo()
         self._trials = self._studies[study_id].trials
         """Number -> trial, in the order of the numbers."""
+        self._all: list[FrozenTrial] | None = None
+        """These trials, as long as none of them changes: to make this list takes longer than most uses of it."""
         self._unfinished: dict[int, None] = {}
         """Numbers of the unfinished trials, in order."""
         self._stand_ins: set[int] = set()
@@ -112,12 +114,12 @@ class RememberingStorage(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As Optuna's. Without ``deepcopy``, the trials are those of the memory; later writes do not change them."""
+        """As Optuna's. Without ``deepcopy``, list and trials are those of the memory; later writes change neither."""
         if study_id != self._study_id:
             return super().get_all_trials(study_id, deepcopy, states)
         self._refresh()
         if states is None:
-            trials = list(self._trials.values())
+            trials = self._all = self._all or list(self._trials.values())
         elif any(state in states for state in TrialState if state.is_finished()):
             trials = [trial for trial in self._trials.values() if trial.state in states]
         else:
@@ -275,6 +277,7 @@ class RememberingStorage(_CachedStorage):
         if trial is None:
             return None
         changed = self._trials[trial.number] = _copy(trial)
+        self._all = None
         return changed
 
     def _refresh(self) -> None:
@@ -315,6 +318,7 @@ class RememberingStorage(_CachedStorage):
         shown = [self._as_seen(trial) for trial in trials]
         self._stand_ins |= {trial.number for trial, seen in zip(trials, shown, strict=True) if seen is not trial}
         super()._add_trials_to_cache(study_id, shown)
+        self._all = None
         for trial in trials:
             if trial.state.is_finished():
                 self._unfinished.pop(trial.number, None)

@@ -35,7 +35,10 @@ class Prepared:
 
     def run_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Execute the statement for each row."""
-        self._run(connection, [self._converted(row) for row in rows], many=True)
+        if len(rows) == 1:
+            self.run(connection, rows[0])
+        else:
+            self._run(connection, [self._converted(row) for row in rows], many=True)
 
     def _run(self, connection: Connection, values: Any, *, many: bool) -> Any:
         dialect = connection.dialect

@@ -81,11 +81,9 @@ class Statements:
         unfinished = (trial.state == TrialState.RUNNING) | (trial.state == TrialState.WAITING)
         end: dict[str, Any] = {"state": bindparam("end"), "datetime_complete": bindparam("now")}
         self._end = Prepared(update(models.TrialModel.__table__).where(this, unfinished).values(end), dialect)
-        self._count = select(
-            func.count(),
-            func.count().filter(trial.state == TrialState.WAITING),
-            func.count().filter(trial.state == TrialState.RUNNING),
-        ).where(of_study, trial.trial_id >= bindparam("first"))
+        states = (TrialState.WAITING, TrialState.RUNNING)
+        counts = (func.count(), *(func.count().filter(trial.state == state) for state in states))
+        self._count = Prepared(select(*counts).where(of_study, trial.trial_id >= bindparam("first")), dialect)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -114,7 +112,7 @@ class Statements:
             self._held = self._engine.connect()
         try:
             yield self._held
-            self._held.rollback()  # ends a transaction that only reads
+            self._held.commit()  # ends a transaction that only reads
         except BaseException:  # the connection may be broken
             self._let_go()
             raise
@@ -127,11 +125,11 @@ class Statements:
     def count(self, first: int) -> tuple[int, int, int] | None:
         """Three numbers, of the trials with the id ``first`` or a higher one: all, WAITING, RUNNING. None if no other
         connection has changed the database since the last call; only SQLite knows that."""
-        with self._connected() as connection:
+        with self._transaction() as connection:  # after a rollback, psycopg prepares all anew
             version = version_of(connection)
             if version is not None and connection.info.get(self) == version:
                 return None
-            total, waiting, running = connection.execute(self._count, {"first": first}).one()
+            total, waiting, running = self._count.run(connection, {"first": first}).fetchone()
             connection.info[self] = version
             return total, waiting, running
 

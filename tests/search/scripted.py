@@ -21,6 +21,7 @@ from search.plan.space import Bounds, distributions
 from search.process import versions
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
+from search.running.pace import Pace
 from search.study.identity import take_folder
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
@@ -248,7 +249,7 @@ class Bench:
         coordinator.room_needed = room_needed
         coordinator.assign_seconds = math.inf  # which worker gets which trial depends on no clock,
         coordinator.quota.apart = 0  # and neither does which checkpoint is deleted,
-        coordinator.shown_apart = 0  # or how often ``watch`` is called
+        coordinator.looking, coordinator.showing = Pace(0), Pace(0)  # or how often ``watch`` is called
         return coordinator
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 import search.study.begun
 import search.study.journal
 from search.errors import TrainingFailed
-from search.running.moment import IDLE_CPU, SHOWN_APART
+from search.running.pace import SHOWN_APART, Pace
 from search.study import events
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
@@ -52,7 +53,7 @@ def test_observers_that_take_long_are_called_seldom(bench: Bench) -> None:
             pass
 
     coordinator = bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=8), watch=watch)
-    coordinator.shown_apart = SHOWN_APART
+    coordinator.showing = Pace(0.5, SHOWN_APART)
     assert coordinator.run() is True
     *during, end = seen
     assert all(after - before >= 0.02 * SHOWN_APART for before, after in itertools.pairwise(during))
@@ -67,29 +68,42 @@ def test_observers_see_the_last_epoch_of_a_trial_too(bench: Bench) -> None:
 
     pool = ScriptedPool(trains, on_epoch=lambda _: time.sleep(0.15))
     coordinator = bench.coordinator(pool, spec_of(trials=2), watch=watch)
-    coordinator.shown_apart = SHOWN_APART
+    coordinator.showing = Pace(0.5, SHOWN_APART)
     assert coordinator.run() is True
     assert seen == {(trial, epoch) for trial in range(2) for epoch in range(1, EPOCHS + 1)}
 
 
-def test_without_news_observers_are_called_about_once_a_second(bench: Bench) -> None:
-    during: list[float] = []
+def test_while_all_workers_are_silent_observers_and_the_database_are_left_alone_but_for_some_looks(
+    bench: Bench,
+) -> None:
+    shown: list[float] = []
+    looks: list[float] = []
+    counts = []
 
     def silent(assignment: Assign, _times: int) -> Iterator[FromWorker | None]:
         yield started(assignment.trial)
-        until = time.monotonic() + 2
+        yield None
+        before, until = (len(shown), len(looks)), time.monotonic() + 2
         while time.monotonic() < until:
             yield None
-        seen.extend(during)
+        counts.extend([len(shown) - before[0], len(looks) - before[1]])
         yield epoch(assignment.trial, EPOCHS, 0.5)
 
-    seen: list[float] = []
     coordinator = bench.coordinator(
-        ScriptedPool(silent), spec_of(trials=1), watch=lambda _: during.append(time.monotonic())
+        ScriptedPool(silent), spec_of(trials=1), watch=lambda _: shown.append(time.monotonic())
     )
-    coordinator.shown_apart = SHOWN_APART
+    coordinator.looking, coordinator.showing = Pace(0.5), Pace(0.5, SHOWN_APART)
+    check = coordinator.owned.check
+    coordinator.owned.check = lambda: looks.append(time.monotonic()) or check()  # type: ignore[method-assign]
     assert coordinator.run() is True
-    assert 2 <= len(seen) <= 3 + 2 / (IDLE_CPU * SHOWN_APART)
+    assert all(2 <= count <= 5 for count in counts), counts
+
+
+def test_no_worker_waits_for_the_next_look_at_the_database(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4))
+    coordinator.looking = Pace(math.inf)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 4
 
 
 def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:

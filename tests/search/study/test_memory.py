@@ -485,7 +485,7 @@ WRITES: dict[str, Callable[[optuna.Study, Trial], object]] = {
     "system attribute": lambda _, trial: trial.set_constraint("params", -3),
     "tell": lambda study, trial: study.tell(trial, 0.5),
     "enqueue": lambda study, _: study.enqueue_trial({"lr": 0.01}),
-    "begin anew": lambda study, trial: begin_anew(study, study.get_trials(deepcopy=False)[trial.number]),
+    "begin anew": lambda study, trial: begin_anew(study, trial._cached_frozen_trial),
 }
 
 
