@@ -8,6 +8,7 @@ trials       the trials of the study: ask, report, prune, tell
 rungs        decides which trials go on at a rung, pauses the others, promotes paused ones
 allowance    the number of trials that the budget and the time allow to begin or to go on
 quota        the disk space that checkpoints may take
+pace         when the coordinator does costly work again that nobody waits for
 clock        the time of a launch, and the part of it that is reserved for the export
 queued       what the search queues: known recipes, and the repeat that measures the noise
 others       trials that other programs have queued or finished
