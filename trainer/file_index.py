@@ -31,6 +31,13 @@ __all__ = [
     "tables_in",
 ]
 
+csv.field_size_limit(2**31 - 1)
+"""Python's own limit is 131,072 characters, and the cells of masks (RLE) and of base64 are longer. A table is in memory
+as a whole, so this limit, the highest that all systems allow, costs nothing."""
+
+LONGEST_PATH = 16_384
+"""Largest number of characters of a cell that may name a file: 4,096 bytes written as %20, and a signature after it."""
+
 TABLE = re.compile(r"\.[ct]sv$")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*(/[^?#]*)", re.IGNORECASE)
 LABEL_STUDIO = re.compile(r"/data/local-files/\?d=(.+)")
@@ -72,17 +79,20 @@ class FileIndex:
     def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
         """The files that a row names: one, several that fit equally well, or none. Files in folders of ``splits`` are
         preferred, in this order."""
+        if len(value) > LONGEST_PATH:
+            return []
         for path in _paths(value):
-            written = _folded(path.replace("\\", "/"))
+            written = composed(path.replace("\\", "/"))
             is_elsewhere = written.startswith(("/", "../")) or written[1:3] == ":/"
-            parts = [part for part in written.split("/") if part not in ("", ".", "..")]
+            exact = [part for part in written.split("/") if part not in ("", ".", "..")]
+            parts = [part.casefold() for part in exact]
             for start in range(len(parts)):
                 # Leading folders may be dropped if the data folder's path ends in them, or if the path leads out of
                 # the data folder: the table may be from another machine.
                 if start and not is_elsewhere and parts[:start] != self._root[-start:]:
                     break
                 if found := self._by_key.get("/".join(parts[start:])):
-                    return self._chosen(found, path, "/".join(parts[start:]), splits)
+                    return _chosen(found, "/".join(exact[start:]), splits)
         return []
 
     def near_miss(self, value: str) -> NearMiss | None:
@@ -91,7 +101,7 @@ class FileIndex:
         if self.find(value):
             return None
         if found := self._by_number.get(value):
-            file = self._chosen(found, value, value, ("train",))[0]
+            file = _chosen(found, value, ("train",))[0]
             digits = len(_stem(file.base))
             correct = f"COLUMN.astype(str).str.zfill({digits})"
             return NearMiss(file, "ids lack leading zeros", "write ids as in the names", correct)
@@ -118,21 +128,28 @@ class FileIndex:
                 return NearMiss(pictures[0], why, cure, in_pandas)
         return None
 
-    def _chosen(self, found: list[File], value: str, key: str, splits: Sequence[str]) -> list[File]:
-        """The files that fit best, by: whole path, a picture's ending, upper and lower case, the folder's split."""
-        exact = composed(value).replace("\\", "/").rpartition("/")[2]
-        if len(found) == 1:
-            return found
-        # The most important comes first. The third sets ``name`` for its own comparison.
-        best: tuple[Callable[[File], bool], ...] = (
-            lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
-            lambda file: file.is_picture,
-            lambda file: exact in (name := composed(file.name).rpartition("/")[2], _stem(name)),
-            *(partial(_lies_in, split=split) for split in splits),
-        )
-        for fits in best:
-            found = [file for file in found if fits(file)] or found
+
+def _chosen(found: list[File], written: str, splits: Sequence[str]) -> list[File]:
+    """The files that fit best, by: whole path, a picture's ending, upper and lower case, the folder's split."""
+    if len(found) == 1:
         return found
+    key, depth = written.casefold(), written.count("/") + 1
+
+    def end(file: File, parts: int = depth) -> str:
+        return "/".join(composed(file.name).split("/")[-parts:])
+
+    # The most important comes first.
+    best: tuple[Callable[[File], bool], ...] = (
+        lambda file: written == composed(file.name),
+        lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
+        lambda file: file.is_picture,
+        lambda file: written in (end(file), _stem(end(file))),
+        lambda file: written.rpartition("/")[2] in (end(file, 1), _stem(end(file, 1))),
+        *(partial(_lies_in, split=split) for split in splits),
+    )
+    for fits in best:
+        found = [file for file in found if fits(file)] or found
+    return found
 
 
 def _paths(value: str) -> Iterator[str]:

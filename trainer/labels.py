@@ -39,6 +39,9 @@ GROUP_COLUMNS = {
 MISSING = {"nan", "<na>", "na", "n/a", "null", "none", "?", "-", "--", "missing", "unlabeled", "unlabelled"}
 """Labels and groups, in lower case, that other programs and people write for a missing value."""
 
+LONGEST_LABEL = 1000
+"""Largest number of characters of a class's name, and of a cell that a message shows as a whole."""
+
 LABEL_COLUMNS = (
     *("label", "class", "target", "labels", "class_name", "classname", "class_id", "classid", "category"),
     "choice",  # Label Studio
@@ -118,16 +121,23 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
             own = split_of(row.split) if row.split and split == "train" else split
             matches = files.find(row.file, (own or split, split))
             if own is None:
-                wrong.append(f"{where}: {row.split!r} names no split; write train, val or test")
+                wrong.append(f"{where}: {_short(row.split)!r} names no split; write train, val or test")
             elif not matches:
-                missing.append((f"{where}: {row.file}", "names no file"))
+                missing.append((f"{where}: {_short(row.file)}", "names no file"))
                 lost.append(row.file)
             elif len(matches) > 1:
                 undecided |= {file.name for file in matches}
                 names = " or ".join(file.name for file in matches[:3])
-                wrong.append(f"{where}: {row.file} may be {names}; write the path, or set data.path to its folder")
+                wrong.append(
+                    f"{where}: {_short(row.file)} may be {names}; write the path, or set data.path to its folder"
+                )
             elif not row.label:
                 unlabelled.append(matches[0])
+            elif len(row.label) > LONGEST_LABEL:
+                wrong.append(
+                    f"{where}: the label has {len(row.label):,} characters, and a class has at most {LONGEST_LABEL:,}; "
+                    "if another column has the classes, name it (data.columns)"
+                )
             else:
                 # One spelling for names that differ only in how accents are stored, as for class folders.
                 label, group = (spelled.setdefault(composed(text), text) for text in (row.label, row.group))
@@ -160,7 +170,12 @@ def _take(one: LabelledFile, where: str, found: dict[str, tuple[LabelledFile, st
         ("groups", before.group, one.group),
     ):
         if old != new:
-            wrong.append(f"{where}: {one.file.name} has two {what}, {old!r} in {first} and {new!r} here")
+            both = f"{_short(old)!r} in {first} and {_short(new)!r} here"
+            wrong.append(f"{where}: {one.file.name} has two {what}, {both}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else f"{text[:100]}..."
 
 
 def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tuple[list[File], dict[str, list[File]]]:
