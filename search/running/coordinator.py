@@ -169,8 +169,9 @@ class Coordinator:
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
         minutes = self.spec.faults.storage_minutes
-        news, is_idle = bool(self.backlog), next(self.crew.idle(), None) is not None or not self.crew.training()
-        if self.looking.is_due(news=news or is_idle or self.outage.is_on):
+        news = bool(self.backlog)
+        is_needed = news or self.outage.is_on or not self.crew.training() or next(self.crew.idle(), None) is not None
+        if self.looking.is_due(news=is_needed):
             # What other programs change meanwhile is seen in the next turn.
             with self.looking.working(), looking_once(self.trials.study):
                 if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):

@@ -72,10 +72,10 @@ def identify(study: optuna.Study) -> Callable[[], None]:
         StudyChanged: the study is deleted already.
     """
 
-    # ``stored``, ``gone`` and ``before``, which these functions use, are set below them.
+    # ``engine``, ``stored``, ``gone`` and ``before``, which these functions use, are set below them.
     def uuid() -> str | None:
         # Reads this attribute alone: the study's page is stored in attributes too, and is long.
-        with backend_of(study).engine.begin() as connection:  # after a rollback, psycopg prepares anew
+        with engine.connect() as connection:
             version = version_of(connection)
             if version is not None and connection.info.get(still_there) == version:
                 return before  # no other connection has changed the file
@@ -96,6 +96,8 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     model, attributes = models.StudyModel, models.StudyUserAttributeModel
     is_uuid = and_(attributes.study_id == model.study_id, attributes.key == UUID)
     chosen = select(attributes.value_json).select_from(model).outerjoin(attributes, is_uuid)
-    stored = Prepared(chosen.where(model.study_id == study._study_id), backend_of(study).engine.dialect)
+    # Without a transaction, because after its rollback psycopg would prepare all statements anew.
+    engine = backend_of(study).engine.execution_options(isolation_level="AUTOCOMMIT")
+    stored = Prepared(chosen.where(model.study_id == study._study_id), engine.dialect)
     before = uuid()
     return still_there

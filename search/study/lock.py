@@ -133,7 +133,9 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             yield lambda: None  # a file lock cannot be lost while its process lives
         return
     # Without a pool, because a pool keeps connections open, and the lock lasts as long as its connection.
-    engine = create_engine(url, poolclass=NullPool, creator=postgres.connector(url, postgres.TURN_STATEMENT_SECONDS))
+    connector = postgres.connector(url, postgres.TURN_STATEMENT_SECONDS)
+    # The lock belongs to the session, so no statement needs a transaction.
+    engine = create_engine(url, poolclass=NullPool, creator=connector, isolation_level="AUTOCOMMIT")
     with storage_errors(url):
         connection = engine.connect()
 
@@ -145,13 +147,11 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
                 connection.close()  # otherwise the next check would take this for a connection with the lock
                 raise HeldError(name, owner or read_holder(holder))
             time.sleep(0.1)
-        connection.commit()  # the lock belongs to the session, not to the transaction
 
     def still_owner() -> None:
         nonlocal connection
         try:
             connection.execute(text("SELECT 1"))
-            connection.commit()
         except SQLAlchemyError:
             with contextlib.suppress(SQLAlchemyError):
                 connection.close()

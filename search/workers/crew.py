@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import Counter
@@ -28,6 +29,9 @@ Event: TypeAlias = Started | Epoch | Left | Failed | Exit
 
 POLL_SECONDS = 0.5
 """Longest wait for a worker's message before signals and the display get their turn."""
+
+WATCH_SECONDS = 0.1
+"""Shortest time between two looks for workers that hang or are drained."""
 
 STUCK_SECONDS = 60.0
 """Longest time for a killed process to end. A process that waits for a driver or a disk may never end."""
@@ -159,6 +163,8 @@ class Crew:
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
         self._errors = Counter[tuple[str, str]]()
         """Number of CUDA errors of each GPU."""
+        self._watched = -math.inf
+        """When the workers were last looked through."""
 
     @property
     def present(self) -> list[Worker]:
@@ -235,6 +241,9 @@ class Crew:
                 worker.losses = 0 if isinstance(event, Epoch) else worker.losses
             yield number, event
         now, shortest = time.monotonic(), min(self.faults.hang_seconds, self.faults.first_epoch_seconds)
+        if now - self._watched < WATCH_SECONDS:
+            return
+        self._watched = now
         for worker in self.workers:
             silent = 0.0 if worker.busy_since is None else now - worker.busy_since
             if silent > shortest and silent > (patience(worker) if worker.ready else self.faults.first_epoch_seconds):
