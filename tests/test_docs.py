@@ -188,6 +188,11 @@ PROMISES = {
         "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
         "test_no_signal_waits_for_a_call_that_never_comes_back",
     ],
+    "a Postgres server turns read-only": [
+        "test_while_the_server_is_read_only_training_goes_on_and_nothing_is_lost_or_doubled",
+        "test_a_connection_to_a_read_only_server_is_left_for_one_that_may_lead_to_another_server",
+        "test_each_refusal_of_a_server_has_its_own_cure",
+    ],
     "another program queues or adds a trial with impossible values": [
         "test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_the_search_goes_on",
         "test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the_search_goes_on",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from logging import WARNING
 
 from search.console import Say
-from search.study.storage import STORAGE_FAILURES, is_outage
+from search.study.storage import STORAGE_FAILURES, is_outage, words_of_outage
 from search.words import duration
 
 RETRY_SECONDS = 2.0
@@ -60,7 +60,7 @@ class Outage:
                 raise
             if self._since is None:
                 self._since = begun
-                words = "the database cannot be reached; training goes on, and reports of workers wait in order"
+                words = f"the database {words_of_outage(error)}; training goes on, and reports of workers wait in order"
                 self._say(words, WARNING)
             return False
         if self.is_on:

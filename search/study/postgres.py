@@ -31,6 +31,39 @@ LATE_SECONDS = 2
 """If the server has not cancelled a statement this many seconds after its time limit, the client closes the
 connection."""
 
+READ_ONLY = "25006"
+"""SQLSTATE of a write to a standby, to a server in recovery, or to one that is set to read-only."""
+
+CURES = {
+    READ_ONLY: "the server accepts no writes now (a standby, or set to read-only); name the primary, or wait for it",
+    "53100": "the disk of the server is full; make room there",
+    "53300": "the server has no connection left; close others, or raise max_connections",
+    "57P01": "the server is shutting down; repeat the command when it runs again",
+    "57P03": "the server is starting, recovering or shutting down; repeat the command when it is ready",
+    "42501": "the role lacks this permission; ask the owner of the database for it (GRANT)",
+}
+"""SQLSTATE -> the cause and its cure, in words."""
+
+_REFUSALS = {
+    "too many c": "53300",
+    "connection slots are": "53300",
+    "the database system is": "57P03",
+    "No space left on device": "53100",
+    "permission denied": "42501",
+}
+"""Words with which a server refuses a connection -> the SQLSTATE, which psycopg does not know then."""
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """The SQLSTATE of an error of the driver. A refused connection has none, so its words are read."""
+    state: str | None = getattr(error, "sqlstate", None)
+    return state or next((state for words, state in _REFUSALS.items() if words in str(error)), None)
+
+
+def cure_of(error: BaseException) -> str:
+    """The cause of an error of the driver and its cure, in words."""
+    return CURES.get(sqlstate_of(error) or "", "check host, port, user and password, and that the server runs")
+
 
 def arguments(url: URL) -> dict[str, Any]:
     """Arguments for libpq, the same for every connection."""

@@ -18,7 +18,7 @@ from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, Connection, NullPool, create_engine, event, make_url, text
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -145,7 +145,9 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     if file is None:
         with storage_errors(url), _alone(url):
             arguments = {"creator": postgres.connector(url), "pool_pre_ping": True}
-            return RDBStorage(_plain(url), engine_kwargs=arguments)
+            storage = RDBStorage(_plain(url), engine_kwargs=arguments)
+            event.listen(storage.engine, "handle_error", _leave_read_only)
+            return storage
     if not create and is_missing(file):
         raise StorageError(sentence_if_missing(file))
     try:
@@ -211,7 +213,7 @@ def storage_errors(url: URL) -> Iterator[None]:
         if file is not None and ("readonly" in reason or "unable to open" in reason) and (why := only_readable(file)):
             raise StorageError(unwritable(file, why)) from None
         if file is None:
-            cure = "check host, port, user and password, and that the server runs"
+            cure = postgres.cure_of(getattr(cause, "orig", None) or cause)
         elif "is locked" in reason:
             cure = "another program holds it; close that, then go on"
         elif "malformed" in reason:
@@ -231,13 +233,21 @@ def _is_full(folder: Path) -> bool:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the database may come back by itself: it restarts, is unreachable or busy, or its disk is full."""
+    """Whether the database may come back by itself: it restarts, is unreachable, busy or read-only, or its disk is
+    full."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if not isinstance(cause, DBAPIError):
         return False
     if isinstance(cause.orig, sqlite3.Error):
         return any(words in str(cause.orig) for words in ("is full", "is locked", "disk I/O error"))
     return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
+
+
+def words_of_outage(error: Exception) -> str:
+    """The cause of an outage in words, after "the database"."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    known = postgres.CURES.get(postgres.sqlstate_of(orig) or "") if (orig := getattr(cause, "orig", None)) else None
+    return f"cannot be used now: {known}" if known else "cannot be reached"
 
 
 def is_same_file(study: optuna.Study) -> bool:
@@ -293,6 +303,12 @@ def backend_of(study: optuna.Study) -> RDBStorage:
     """The database of a study, without any cache or stand-in. All code gets the database and its engine from here."""
     backend: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
     return backend
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """Count a refused write as a lost connection, because the next one may lead to a server that accepts writes."""
+    if postgres.sqlstate_of(context.original_exception) == postgres.READ_ONLY:
+        context.is_disconnect = True
 
 
 def _plain(url: URL) -> str:

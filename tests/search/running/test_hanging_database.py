@@ -1,4 +1,4 @@
-"""A Postgres server that hangs: the search lives on, hears its signals, and loses nothing."""
+"""A Postgres server that hangs or refuses to store: the search lives on, hears its signals, and loses nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from typing import Any
 import psutil
 import pytest
 from needed import postgres, required
+from optuna.exceptions import StorageInternalError
 from scripted import EPOCHS, Listener, ScriptedPool, spec_of, states, trains
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import search.study.outage
 import search.study.postgres
+from search.errors import StorageError
 from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.study.owned import OwnedStudy
-from search.study.storage import backend_of, is_outage, open_storage, parse_url, wait_briefly
+from search.study.storage import backend_of, is_outage, open_storage, parse_url, storage_errors, wait_briefly
 from search.study.study import open_study
 
 pytestmark = pytest.mark.postgres
@@ -98,6 +100,97 @@ def test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_
     assert states(coordinator.trials.study) == ["COMPLETE"] * 3
     assert [sorted(trial.intermediate_values) for trial in trials] == [list(range(1, EPOCHS + 1))] * 3
     engine.dispose()
+
+
+@contextmanager
+def read_only(server: Any) -> Iterator[None]:
+    """As after a failover, or as managed servers do it when their disk is full."""
+    server.psql("ALTER SYSTEM SET default_transaction_read_only = on;")
+    server.psql("SELECT pg_reload_conf();")
+    try:
+        yield
+    finally:
+        server.psql("ALTER SYSTEM RESET default_transaction_read_only;")
+        server.psql("SELECT pg_reload_conf();")
+
+
+def test_while_the_server_is_read_only_training_goes_on_and_nothing_is_lost_or_doubled(
+    url: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0.1)
+    notes: list[str] = []
+    pool = ScriptedPool(trains, num_workers=2)
+    coordinator = searching(url, tmp_path, notes, pool)
+    coordinator.begin()
+    while len(pool.answers) < 2:
+        coordinator.turn()
+    answered, begun = len(pool.answers), time.monotonic()
+    with read_only(server):
+        while len(pool.answers) < answered + 2 or not coordinator.outage.is_on:
+            coordinator.turn()
+            assert time.monotonic() - begun < 60
+    assert any(note.startswith("the database cannot be used now: the server accepts no writes") for note in notes)
+    while coordinator.turn():
+        pass
+    coordinator.crew.close(0)
+    trials = coordinator.trials.study.get_trials()
+    assert any(note.startswith("the database is back after") for note in notes)
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert [sorted(trial.intermediate_values) for trial in trials] == [list(range(1, EPOCHS + 1))] * 3
+    backend_of(coordinator.trials.study).engine.dispose()
+
+
+def test_a_connection_to_a_read_only_server_is_left_for_one_that_may_lead_to_another_server(
+    url: str, server: Any
+) -> None:
+    study = open_study(spec_of(), open_storage(parse_url(url), create=True), "content")
+    engine = backend_of(study).engine
+    engine.dispose()
+    database = make_url(url).database
+    server.psql(f"ALTER DATABASE {database} SET default_transaction_read_only = on;")  # for new connections
+    with pytest.raises(StorageInternalError) as raised:
+        study.set_user_attr("one", 1)
+    assert is_outage(raised.value)
+    server.psql(f"ALTER DATABASE {database} RESET default_transaction_read_only;")
+    study.set_user_attr("one", 1)  # the session that was read-only is not used again
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("state", "cure", "comes_back"),
+    [
+        ("25006", "name the primary, or wait for it", True),
+        ("53100", "the disk of the server is full; make room there", True),
+        ("53300", "the server has no connection left", True),
+        ("57P01", "the server is shutting down", True),
+        ("57P03", "repeat the command when it is ready", True),
+        ("42501", r"ask the owner of the database for it \(GRANT\)", False),
+    ],
+)
+def test_each_refusal_of_a_server_has_its_own_cure(url: str, state: str, cure: str, comes_back: bool) -> None:
+    engine = open_storage(parse_url(url), create=True).engine
+    statement = text(f"DO $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$")
+    with pytest.raises(DBAPIError) as raised, engine.begin() as connection:
+        connection.execute(statement)
+    assert is_outage(raised.value) is comes_back
+    with pytest.raises(StorageError, match=f"refused; .*{cure}"), storage_errors(parse_url(url)):
+        raise raised.value
+    engine.dispose()
+
+
+def test_a_refused_connection_and_a_launch_on_a_read_only_server_are_told_in_one_true_sentence(
+    url: str, server: Any
+) -> None:
+    database = make_url(url).database
+    server.psql(f"CREATE ROLE ann LOGIN CONNECTION LIMIT 0; GRANT ALL ON DATABASE {database} TO ann;")
+    with pytest.raises(StorageError, match=r"too many connections for role .ann.; the server has no connection left"):
+        open_storage(make_url(url).set(username="ann"), create=True)
+    with (
+        read_only(server),
+        pytest.raises(StorageError, match="read-only transaction; the server accepts no writes now"),
+        storage_errors(make_url(url)),
+    ):
+        open_study(spec_of(), open_storage(make_url(url), create=True), "content")
 
 
 def test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away(
