@@ -34,6 +34,7 @@ data          pictures with labels and splits, and their problems
 cache         the decoded pictures, memory-mapped
 same          whether a cache has the pictures of its folder
 pictures      reads one picture
+eight_bits    the range of deep pictures without no-data, and a line that converts them
 formats       files that are no pictures, by their first bytes
 background    a picture without its background
 scan          lists the pictures of a data folder

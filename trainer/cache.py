@@ -38,6 +38,7 @@ from PIL import Image
 
 from trainer.config import DataConfig
 from trainer.cores import in_order, num_cores
+from trainer.eight_bits import cure_of_not_finite
 from trainer.errors import DataError, DiskError, as_lines
 from trainer.identity import identity
 from trainer.kept import sync_folder
@@ -273,7 +274,8 @@ def _decode_all(
             pool.shutdown(cancel_futures=True)
         if not good:
             problems = [f"{file.name}: {file.reason}" for file in bad] or ["its class folders are empty"]
-            raise DataError(f"{listing.root} holds no readable picture:{as_lines(problems)}")
+            finite = cure_of_not_finite(listing.root, [(file.name, file.reason) for file in bad])
+            raise DataError(f"{listing.root} holds no readable picture:{as_lines(problems)}{finite}")
         file.seek(0)
         _write_header(file, (len(good), side, side, channels))
         assert file.tell() == header_size, "numpy pads the header so that the length of the first axis can change"

@@ -23,6 +23,7 @@ from PIL import Image
 
 from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache, shaping
 from trainer.config import DataConfig, Shape
+from trainer.eight_bits import cure_of_not_finite
 from trainer.errors import DataError, as_lines
 from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
@@ -39,8 +40,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, timm's IMAGENET_DEFAULT_MEAN and _STD; a gray channel has their means."""
 
-STATISTICS_PICTURES = 10_000
-"""Largest number of training pictures from which mean and deviation are computed; they are evenly spaced."""
+STATISTICS_PICTURES = 10_000  # at most so many training pictures, evenly spaced, give mean and deviation
 
 
 @dataclass(frozen=True)
@@ -216,10 +216,11 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     class_names = tuple(sorted(in_train))
     groups = groups_of(config, cache)
     if problems := [*_find_problems(config, cache, in_train), *group_problems(config, cache, groups)]:
-        skippable = _refuses_bad_files(config) and len(cache.bad) > 0
+        skippable = cache.bad and _refuses_bad_files(config)
         cure = '; bad_files = "skip" goes on without files that cannot be read' if skippable else ""
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-        raise DataError(f"{cache.root}: {count} with the pictures{cure}:{as_lines(problems)}")
+        text = as_lines(problems) + cure_of_not_finite(cache.root, cache.bad, cache.misread + cache.scales)
+        raise DataError(f"{cache.root}: {count} with the pictures{cure}:{text}")
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of[name] for name in cache.classes], dtype=np.int64)
     split_of = np.array(draw_splits(config, cache, groups))

@@ -23,6 +23,7 @@ __all__ = [
     "BYTES",
     "DEEP",
     "DEPTH",
+    "NOT_FINITE",
     "SPREAD",
     "TURNED",
     "UNIT",
@@ -41,6 +42,8 @@ UNIT = "of float values from 0 to 1"
 BYTES = "of more than 8 bits with values from 0 to 255"
 SPREAD = "of more than 8 bits with values below 0 or above 65,535"
 """Reasons why a plain ``Image.open(file).convert("RGB")`` reads a picture differently from ``read_picture``."""
+
+NOT_FINITE = "has values that are not finite, such as NaN for no-data; write a finite value there"
 
 _SCALED = 'Image.fromarray(np.rint({}).astype("uint8")).convert("MODE")'
 _UPRIGHT = "np.asarray(ImageOps.exif_transpose(Image.open(file)), float)"
@@ -189,7 +192,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, str]:
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
-        raise DataError("has values that are not finite")
+        raise DataError(NOT_FINITE)
     why = SPREAD
     for reason, full_scale in (*([(UNIT, 1.0)] if image.mode == "F" else []), (BYTES, 255.0), (DEPTH, 65535.0)):
         if low >= 0 and high <= full_scale:

@@ -1,14 +1,15 @@
-"""Warnings about pictures of more than 8 bits that are read too dark, or on several scales."""
+"""Warnings about pictures of more than 8 bits that are read too dark, in few gray levels, or on several scales."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from search.words import count as _count
 from trainer.config import DataConfig
 from trainer.data import Dataset
+from trainer.eight_bits import Contents, Values, contents_of, conversion
 from trainer.errors import printable
 from trainer.pictures import BYTES, DEPTH, SPREAD, UNIT
 
@@ -18,24 +19,31 @@ RANGES = {UNIT: "0 to 1", BYTES: "0 to 255", DEPTH: "0 to 65,535", SPREAD: "from
 """Each scale, as the range of values that becomes 0 to 255."""
 
 DARK = 32
-"""Smallest level of the brightest pixel without a warning: an eighth of 256."""
+"""Smallest level of the brightest pixel without a warning: an eighth of 256. Also the smallest number of gray levels
+for the content of a picture."""
 
 LOOKED_AT = 200
 """Largest number of pictures in which the brightest pixel is searched; they are evenly spaced."""
 
-CONVERT = (
-    "import shutil, numpy as np; from pathlib import Path; from PIL import Image, ImageOps; "
-    "new = Path(shutil.copytree({old!r}, {new!r})); "
-    "read = lambda file: np.asarray(ImageOps.exif_transpose(Image.open(file)), float); "
-    "deep = [file for file in new.rglob('[!.]*') if file.suffix in {endings!r} and Image.open(file).mode[0] in 'IF']; "
-    "low, high = min(read(file).min() for file in deep), max(read(file).max() for file in deep); "
-    "print(len([Image.fromarray(np.rint((read(file) - low) * (255 / (high - low))).astype('uint8')).save(file) "
-    "for file in deep]), 'pictures converted')"
-)
-
 
 def brightness(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """A warning if pictures of more than 8 bits are read on several scales, or if all of them are read nearly black."""
+    """Warnings if pictures of more than 8 bits are read on several scales, nearly black, or in few gray levels.
+
+    The first of them has a line of Python that writes a better copy of the folder.
+    """
+    names, contents, folder = list(data.scales), None, Path(config.path or "").absolute()
+    if config.source == "folder":
+        contents = contents_of(folder, names + _black(data))
+        names += [one.name for one in contents.files if one.name not in data.scales] if contents is not None else []
+    told = [*_scales(data)] or [*_dark(data)]
+    if contents is not None and (contents.has_extremes or not told):
+        told += _few_levels(contents)
+    for number, sentence in enumerate(told):
+        cure = "the line of Python above spreads them" if number else conversion(folder, names, contents)
+        yield f"{sentence}{cure}"
+
+
+def _scales(data: Dataset) -> Iterator[str]:
     found: dict[str, list[str]] = defaultdict(list)
     for name, scale in data.scales.items():
         found[scale].append(name)
@@ -49,30 +57,52 @@ def brightness(data: Dataset, config: DataConfig) -> Iterator[str]:
         yield (
             f"pictures of more than 8 bits are read on {len(found)} scales: {scales}; so equal values differ in "
             f"brightness{factor}, and a model learns this difference; if the pictures are from one instrument, "
-            f"{_cure(data.scales, config)}"
         )
-    elif found:
-        yield from _dark(data, config)
 
 
-def _dark(data: Dataset, config: DataConfig) -> Iterator[str]:
+def _dark(data: Dataset) -> Iterator[str]:
     indices = [index for index, name in enumerate(data.names) if name in data.scales]
+    if not indices:
+        return
     chosen = indices[:: -(-len(indices) // LOOKED_AT)]
     highest = max(int(data.images[index].max()) for index in chosen)
     if highest < DARK:
         looked = "" if len(chosen) == len(indices) else f" ({len(chosen):,} were looked at)"
         yield (
             f"the {_count(len(indices), 'picture')} of more than 8 bits are read nearly black: their brightest pixel "
-            f"is {highest} of 255{looked}, so they have at most {highest + 1} gray levels; {_cure(data.scales, config)}"
+            f"is {highest} of 255{looked}, so they have at most {highest + 1} gray levels; "
         )
 
 
-def _cure(names: Collection[str], config: DataConfig) -> str:
-    """What helps: a line of Python, if the pictures are files of a folder."""
-    advice = "convert all of them to 8 bits with one common scale"
-    folder = Path(config.path or "").absolute()
-    if config.source != "folder" or not (folder / next(iter(names))).is_file():
-        return advice
-    endings = sorted({Path(name).suffix for name in names})
-    line = CONVERT.format(old=str(folder), new=f"{folder}-8bit", endings=endings)
-    return f"{advice}; this line of Python does so in a copy of the folder, {printable(str(folder))}-8bit: {line}"
+def _few_levels(contents: Contents) -> Iterator[str]:
+    """A warning about pictures whose content has few gray levels, and would have twice as many on its own scale."""
+    few = [one for one in contents.files if _levels_of(one) < min(DARK, one.distinct)]
+    few = [one for one in few if one.full_scale >= 2 * (contents.high - contents.low)]
+    if few:
+        worst = min(few, key=_levels_of)
+        without = ""
+        if contents.no_data:
+            without = f" without {_some(contents.no_data)} (perhaps no-data)"
+        elif contents.has_extremes:
+            without = " without its most extreme pixels"
+        yield (
+            f"{len(few):,} of {_count(len(contents.files), 'picture')} of more than 8 bits that "
+            f"{'was' if len(contents.files) == 1 else 'were'} looked at are read in few gray levels: the content "
+            f"of {printable(worst.name)}, from {worst.low:,.6g} to {worst.high:,.6g}{without}, has "
+            f"{_levels_of(worst)} of 256 gray levels for {worst.distinct:,} different values; "
+        )
+
+
+def _levels_of(one: Values) -> int:
+    return int((one.high - one.low) * 255 / one.full_scale) + 1
+
+
+def _some(values: Sequence[float]) -> str:
+    more = f" and {len(values) - 3:,} more" if len(values) > 3 else ""
+    return ", ".join(f"{value:,.6g}" for value in values[:3]) + more
+
+
+def _black(data: Dataset) -> list[str]:
+    """Names of some black pictures. If they are of more than 8 bits, ``scales`` does not have them."""
+    chosen = range(0, len(data.names), -(-len(data.names) // LOOKED_AT))
+    return [data.names[index] for index in chosen if not data.images[index].any()]

@@ -112,10 +112,15 @@ def _single_colour(data: Dataset) -> Iterator[str]:
     plain = [index for index in chosen if not np.ptp(data.images[index], axis=(0, 1)).any()]
     if plain:
         looked = f"{len(chosen):,}" if len(chosen) == len(data.names) else f"{len(chosen):,} that were looked at"
+        cure = "their values are too close together for 8 bits; remove such pictures, or convert them"
+        if any(data.names[index] not in data.scales for index in plain):
+            cure = (
+                "transparency is left out, so a black sign on a transparent background is black; remove such "
+                "pictures, or save them on a background"
+            )
         yield (
             f"{_count(len(plain), 'picture')} of {looked} {'has' if len(plain) == 1 else 'have'} a single colour, the "
-            f"first: {data.names[plain[0]]}; transparency is left out, so a black sign on a transparent background is "
-            "black; remove such pictures, or save them on a background"
+            f"first: {data.names[plain[0]]}; {cure}"
         )
 
 
@@ -256,14 +261,14 @@ def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:
 
 
 def misread(data: Dataset) -> Iterator[str]:
-    """Warnings about pictures that a plain convert("RGB") misreads, with the line of code that reads them right."""
+    """Warnings about pictures that a plain convert("RGB") misreads, with a line of code that reads them right."""
     turned = 'they are trained upright, and a plain Image.open(file).convert("RGB") leaves them turned'
-    deep = 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") does not scale them'
+    deep = 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") does not scale them; this line does'
     for why, count in sorted(Counter(data.misread.values()).items()):
         first = next(name for name, reason in data.misread.items() if reason == why)
         yield (
             f"{_count(count, 'picture')} of {len(data.names):,} {'is' if count == 1 else 'are'} {why}, the first: "
-            f"{first}; {turned if why == TURNED else deep}; this line reads them right: "
+            f"{first}; {f'{turned}; this line reads them right' if why == TURNED else deep}: "
             f"{read_right(why, data.images.shape[-1])}"
         )
 

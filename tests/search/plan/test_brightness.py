@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from search.plan.brightness import brightness
 from search.plan.data_warnings import warnings_about
 from trainer.cache import open_whole
 from trainer.config import DataConfig
 from trainer.data import Dataset, open_data, prepare_data
+from trainer.errors import DataError
 
 
 def deep(file: Path, highest: float, kind: Any = np.uint16, **how: Any) -> None:
@@ -44,7 +45,7 @@ def read(folder: Path, tmp_path: Path) -> tuple[Dataset, DataConfig]:
 def converted(warning: str) -> Path:
     """The folder that the line of Python in a warning wrote."""
     told, _, line = warning.partition("-8bit: ")
-    subprocess.run([sys.executable, "-c", line], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", line], check=True)
     return Path(told[told.rindex("of the folder, ") + len("of the folder, ") :] + "-8bit")
 
 
@@ -141,3 +142,164 @@ _BYTES = "of more than 8 bits with values from 0 to 255"
 
 def _numbered(highest: list[float]) -> dict[str, float]:
     return {f"cells/{i}.tif": value for i, value in enumerate(highest)} | {"empty/0.tif": 0}
+
+
+# Values that are no content
+
+
+def terrain(kind: Any, low: float, high: float, number: int) -> NDArray[Any]:
+    """32 x 32 smooth values, different ones for each number, with all of the range from ``low`` to ``high``."""
+    x, y = np.meshgrid(np.linspace(0, 3, 32), np.linspace(0, 2 + number / 3, 32))
+    waves = np.sin(x + number) * np.cos(y)
+    scaled: NDArray[Any] = (low + (waves - waves.min()) * ((high - low) / np.ptp(waves))).astype(kind)
+    return scaled
+
+
+LOWEST = float(np.finfo(np.float32).min)
+NO_DATA: list[tuple[Any, float, float, float]] = [
+    (np.float32, LOWEST, 712, 888),
+    (np.float32, -LOWEST, 712, 888),
+    (np.float32, -9999, -12, 888),
+    (np.float32, -32768, 0.1, 0.9),
+    (np.float32, 1e20, 270, 300),
+    (np.int32, -9999, 300, 900),
+    (np.int32, 2**31 - 1, 300, 70_000),
+    (np.int16, -32768, 300, 2000),
+    (np.int16, -9999, -90, 800),
+    (np.uint16, 65535, 100, 4000),
+    (np.uint16, 0, 20_000, 24_000),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "no_data", "low", "high"),
+    [(("corner", "half", "frame")[i % 3], *one) for i, one in enumerate(NO_DATA)],
+    ids=[f"{kind.__name__} {no_data:g}" for kind, no_data, *_ in NO_DATA],
+)
+def test_pictures_that_no_data_squeezes_are_told_and_the_line_of_python_spreads_them(
+    tmp_path: Path, where: str, kind: Any, no_data: float, low: float, high: float
+) -> None:
+    blank = np.zeros((32, 32), dtype=bool)
+    if where == "frame":
+        blank[...] = True
+        blank[6:-6, 6:-6] = False
+    else:
+        blank[: 8 if where == "corner" else 16, : 8 if where == "corner" else 32] = True
+    folder, expected = tmp_path / "tiles", dict[str, NDArray[Any]]()
+    for number in range(8):
+        name = f"{'hill' if number % 2 else 'plain'}/{number}.tif"
+        values = terrain(kind, low, high, number)
+        values[blank] = no_data
+        expected[name] = values
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(folder / name)
+    nothing = np.full((32, 32), no_data, dtype=kind)
+    nothing[0, 0] = low  # as at the edge of a map
+    Image.fromarray(nothing).save(folder / "plain" / "sea.tif")
+    data, config = read(folder, tmp_path)
+    warning = next(brightness(data, config))
+    content = np.concatenate([values[~blank] for values in expected.values()]).astype(float)
+    assert (
+        "8 of 9 pictures of more than 8 bits that were looked at are read in few gray levels: the content of "
+        in warning
+    )
+    assert f" without {np.float64(kind(no_data)):,.6g} (perhaps no-data), has " in warning
+    assert f"one common scale, from {content.min():,.6g} to {content.max():,.6g}; this line of Python" in warning
+    told = [one for one in warnings_about(data, config) if "single colour" in one]
+    assert not any("transparency" in one for one in told)
+    again, new = read(converted(warning), tmp_path)
+    assert list(brightness(again, new)) == []
+    for name, values in expected.items():
+        with Image.open(folder.with_name("tiles-8bit") / name) as image:
+            pixels = np.asarray(image)
+        right = np.rint((values[~blank].astype(float) - content.min()) * (255 / np.ptp(content)))
+        np.testing.assert_array_equal(pixels[~blank], right)
+        assert set(np.unique(pixels[blank])) <= {0, 255}
+
+
+def test_the_tag_of_gdal_says_what_is_no_data(tmp_path: Path) -> None:
+    """-100 is close to the content, so only the tag tells it."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[42113] = "-100"
+    for number in range(6):
+        values = terrain(np.float32, 0, 1, number)
+        values[:8] = -100
+        values[10, 10] = -60
+        file = tmp_path / "tiles" / "ab"[number % 2] / f"{number}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file, tiffinfo=tags)
+    (warning,) = brightness(*read(tmp_path / "tiles", tmp_path))
+    assert "without -100" in warning
+    assert list(brightness(*read(converted(warning), tmp_path))) == []
+
+
+@pytest.mark.parametrize("how_many", [1, 3, 6])
+def test_a_few_hot_pixels_do_not_squeeze_a_copy(tmp_path: Path, how_many: int) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        values = terrain(np.uint16, 300, 900, number)
+        values.ravel()[rng.choice(values.size, how_many, replace=False)] = rng.integers(20_000, 65_536, how_many)
+        file = tmp_path / "stars" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+    warning = next(brightness(*read(tmp_path / "stars", tmp_path)))
+    again, new = read(converted(warning), tmp_path)
+    assert list(brightness(again, new)) == []
+    assert all(np.ptp(np.percentile(picture, [10, 90])) > 100 for picture in again.images)
+
+
+def test_one_pixel_that_makes_all_others_black_is_told_where_it_is_not_seen(tmp_path: Path) -> None:
+    for number in range(4):
+        values = np.kron(terrain(np.float32, 712, 888, number), np.ones((12, 12), np.float32))
+        values[100, 100] = -LOWEST
+        file = tmp_path / "tiles" / "ab"[number % 2] / f"{number}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+    data, config = read(tmp_path / "tiles", tmp_path)
+    assert not data.images.any()
+    (warning,) = brightness(data, config)
+    assert warning.startswith("4 of 4 pictures of more than 8 bits that were looked at are read in few gray levels")
+    assert list(brightness(*read(converted(warning), tmp_path))) == []
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_pictures_with_values_that_are_not_finite_are_refused_with_a_line_that_converts_them(
+    tmp_path: Path, *, half: bool
+) -> None:
+    for number in range(8):
+        values = terrain(np.float32, 712, 888, number)
+        if not half or number < 4:
+            values[:8] = (np.nan, np.inf, -np.inf)[number % 3]
+        file = tmp_path / "tiles" / "ab"[number % 2] / f"{number}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "tiles", tmp_path)
+    message = str(caught.value)
+    reason = "/0.tif: has values that are not finite, such as NaN for no-data; write a finite value there\n"
+    assert reason in message
+    assert (
+        "\nFor the values that are not finite, convert all of them to 8 bits with one common scale, from 712" in message
+    )
+    again, new = read(converted(message), tmp_path)
+    assert list(brightness(again, new)) == []
+    assert sorted(int(np.ptp(picture)) > 100 for picture in again.images) == [True] * 8
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.where(np.eye(32) > 0, 65535, 0).astype(np.uint16),  # a sign
+        np.repeat(np.arange(32, dtype=np.uint16) * 2114, 32).reshape(32, 32),
+        np.where(np.eye(32) > 0, 40_000, terrain(np.uint16, 300, 12_000, 1)).astype(np.uint16),  # bright cells
+        terrain(np.float32, -1, 1, 1),
+        np.where(np.eye(32) > 0, 3.0, terrain(np.float32, -1, 1, 1)).astype(np.float32),
+    ],
+)
+def test_pictures_whose_content_has_many_levels_cause_no_warning(tmp_path: Path, values: NDArray[Any]) -> None:
+    for number in range(6):
+        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rot90(values, number).copy()).save(file, tiffinfo={270: str(number)})
+    data, config = read(tmp_path / "pictures", tmp_path)
+    assert list(brightness(data, config)) == []

@@ -352,7 +352,7 @@ def test_pictures_that_a_plain_convert_reads_otherwise_come_with_the_line_that_r
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(folder / "val/b/deep.png")
     assert warnings_of(folder, tmp_path) == [
         "1 picture of 110 is of more than 8 bits, the first: val/b/deep.png; they are scaled to 8 bits, and a plain "
-        'Image.open(file).convert("RGB") does not scale them; this line reads them right: '
+        'Image.open(file).convert("RGB") does not scale them; this line does: '
         "Image.fromarray(np.rint(np.asarray(ImageOps.exif_transpose(Image.open(file)), float) * (255 / 65535))"
         '.astype("uint8")).convert("RGB")',
         "3 pictures of 110 are upright only by EXIF, the first: train/a/turned0.png; they are trained upright, and a "
