@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +61,19 @@ from search.study.storage import backend_of, open_storage, parse_url
 from search.study.study import UUID, open_study
 from search.watch.live import Display
 from search.watch.observers import Observers, StateFile
-from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Placed, Ready, Started, ToWorker
+from search.workers.messages import (
+    Answer,
+    Assign,
+    Epoch,
+    FromWorker,
+    Left,
+    Placed,
+    Ready,
+    Started,
+    ToWorker,
+    from_worker,
+    to_json,
+)
 from studies import StudySpec
 from trainer.config import EpochResult
 
@@ -91,6 +103,13 @@ class Clock:
         now = sum(_cpu_of(number) for number in self._servers)
         self._server += max(0.0, now - self._server_before)
         self._server_before = now
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """What the workers do, which on their own machines would take no time of the coordinator."""
+        begun = time.process_time()
+        yield
+        self._begun += time.process_time() - begun
 
     @property
     def used(self) -> float:
@@ -134,7 +153,8 @@ class ScriptedPool:
         self.answers: list[float] = []
         """Seconds from an epoch to its answer."""
         self._plays: dict[int, Play] = {}
-        self._due: list[tuple[float, int, int, FromWorker]] = []
+        self._due: list[tuple[float, int, int, bytes]] = []
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._sent: dict[int, float] = {}
         self._count = 0
         self._random = random.Random(0)
@@ -146,18 +166,20 @@ class ScriptedPool:
 
     def send(self, worker: int, message: ToWorker) -> None:
         """Go on, let go, or begin."""
+        os.write(self._nowhere, to_json(message))
         now = self.clock()
-        if isinstance(message, Assign):
-            if worker in self.free:
-                self.waits.append(now - self.free.pop(worker))
-            self._begin(worker, message)
-            return
-        self.answers.append(now - self._sent[worker])
-        play = self._plays[worker]
-        if isinstance(message, Answer) and message.go_on and play.done < play.epochs:
-            self._train(worker)
-        else:
-            self._later(worker, 0.01, Left(trial=play.trial))
+        with self.clock.left_out():
+            if isinstance(message, Assign):
+                if worker in self.free:
+                    self.waits.append(now - self.free.pop(worker))
+                self._begin(worker, message)
+                return
+            self.answers.append(now - self._sent[worker])
+            play = self._plays[worker]
+            if isinstance(message, Answer) and message.go_on and play.done < play.epochs:
+                self._train(worker)
+            else:
+                self._later(worker, 0.01, Left(trial=play.trial))
 
     def events(self, timeout: float) -> Iterator[tuple[int, FromWorker]]:
         """All messages that are due."""
@@ -167,8 +189,10 @@ class ScriptedPool:
         self.clock.idle += max(0.0, until - now)
         now = max(now, until)
         while self._due and self._due[0][0] <= now:
-            at, _, worker, message = heapq.heappop(self._due)
-            self._sent[worker] = at
+            with self.clock.left_out():
+                at, _, worker, line = heapq.heappop(self._due)
+                self._sent[worker] = at
+            message = from_worker(line)
             if isinstance(message, Left):
                 self.free[worker] = at
             yield worker, message
@@ -210,7 +234,7 @@ class ScriptedPool:
 
     def _later(self, worker: int, seconds: float, message: FromWorker) -> None:
         self._count += 1
-        heapq.heappush(self._due, (self.clock() + seconds, self._count, worker, message))
+        heapq.heappush(self._due, (self.clock() + seconds, self._count, worker, to_json(message)))
 
 
 def write_checkpoints(folder: Path) -> None:
