@@ -50,6 +50,7 @@ other_labels  labels that are not read, because they are in other files than tab
 pixels        tables with the pixels of pictures in their cells
 shards        numbered folders of WebDataset, and files with the class of each picture beside it
 contest       label tables that a folder has and the study file does not name
+joining       tables of the splits of one data set, and the line of Python that joins them
 splits        drawn splits and folds
 near          near-duplicates across splits
 named_copies  copies that have related names

@@ -12,6 +12,7 @@ from trainer.classes import may_be_classes
 from trainer.config import Columns
 from trainer.errors import DataError
 from trainer.file_index import FileIndex, read_lines, tables_in
+from trainer.joining import JOINED, Labelling, joined, of_one_set
 from trainer.labels import FILE_COLUMNS, Table, read_table
 from trainer.one_hot import about_one_hot
 from trainer.split_names import split_of
@@ -35,13 +36,15 @@ class Suggestion:
     """Whether the column of the classes is known; if not, the table may have none."""
     settings: str = ""
     """Lines to add to the study file, each after a line break; "" if there are none."""
+    more: str = ""
+    """What else may be done, after a line break; "" for nothing."""
     test_table: str = ""
     """The table that has the classes of the test split; "" without one."""
 
     @property
     def lines(self) -> str:
-        """The reason, and the lines to add to the study file."""
-        return f"{self.reason}:{self.settings}" if self.settings else self.reason
+        """The reason, the lines to add to the study file, and what else may be done."""
+        return f"{self.reason}:{self.settings}{self.more}" if self.settings else self.reason
 
 
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
@@ -54,42 +57,122 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    # Setting -> its best table. One whose name has the split is preferred; among equals, the one with more labels.
-    found: dict[str, _Labelling] = {}
-    for file in tables:
-        if (new := _labelling(file, index)) is not None:
-            best = found.get(new.setting)
-            if best is None or (new.says_split, len(new.labels)) > (best.says_split, len(best.labels)):
-                found[new.setting] = new
-    if "labels" not in found:
+    read = [table for file in tables if (table := _labelling(file, index)) is not None]
+    classes = {label for one in read if one.split == "train" and one.are_classes for _, label in one.labels}
+    found = [one for one in read if one.are_classes or {label for _, label in one.labels} <= classes]
+    if not any(one.split == "train" for one in found):
         training = (file for file in tables if _said_split(file) not in ("val", "test"))
         unclear = [one for file in training if (one := _unclear(file, index)) is not None]
         if not unclear:
             return next(filter(None, (_near_missed(file, index) for file in tables)), None)
         return max(unclear, key=lambda one: one[0])[1]
-    settings = [f"{setting} = {_quoted(found[setting].name)}" for setting in sorted(found)]
-    settings += [f"columns = {found['labels'].columns}"] if found["labels"].columns else []
-    lines = "".join(f"\n  {line}" for line in ("[data]", *settings))
-    labels_of: dict[str, set[str]] = defaultdict(set)
-    for chosen in found.values():
-        for picture, label in chosen.labels:
-            labels_of[picture.name.rpartition("/")[0]].add(label)
-    chosen, divided = found["labels"], {folder for folder, labels in labels_of.items() if len(labels) > 1}
+    return _suggestion(found, tree, root)
+
+
+def _suggestion(found: Sequence[Labelling], tree: Folder, root: Path) -> Suggestion:
+    """A suggestion of tables that fit together: no two name the same picture, one setting ``columns`` is right for
+    both, the test table has no further class, and if possible they name all pictures in their folders."""
+    tests = [one for one in found if one.split == "test"]
+    pairs = [
+        (train, test)
+        for train in found
+        if train.split == "train"
+        for test in (*tests, None)
+        if test is None or _fit(train, test)
+    ]
+    best = max(pairs, key=_worth)
+    sets = [one for one in of_one_set(found) if not _without_row(tree, one)]
+    sets.sort(key=lambda one: one[0] is not best[0])
+    all_splits = next(((one, line) for one in sets if (line := joined(one, root)) is not None), None)
+    without_row = _without_row(tree, best)
+    if without_row:
+        theirs = _pictures(best)
+        if wider := [pair for pair in pairs if not _without_row(tree, pair) and theirs <= _pictures(pair)]:
+            best, without_row = max(wider, key=_worth), 0
+        elif all_splits is not None:
+            return _of_all_splits(*all_splits)
+    train, test = best
+    settings = [f"labels = {_quoted(train.name)}"]
+    settings += [f"test_labels = {_quoted(test.name)}"] if test is not None else []
+    settings += [f"columns = {train.setting}"] if train.setting else []
+    lost = train.num_lost + (test.num_lost if test is not None else 0)
+    left_out = [f"{without_row:,} pictures without a row"] * (without_row > 0) + [f"{lost:,} rows without a file"] * (
+        lost > 0
+    )
+    settings += [f'bad_files = "skip"  # leaves out {" and ".join(left_out)}'] if left_out else []
+    divided = _divided([train] if test is None else [train, test])
+    more = ""
+    if all_splits is not None and len(all_splits[0]) > len(best) - best.count(None):
+        more = (
+            f"\nto keep the splits of {_listed(all_splits[0])}, join them into one table with this line of Python, and "
+            f'set data.labels = "{JOINED}" instead: {all_splits[1]}'
+        )
     return Suggestion(
-        f"{chosen.name} names {len(chosen.labels):,} of the pictures and their classes; to train on those, add to "
+        f"{train.name} names {len(train.labels):,} of the pictures and their classes; to train on those, add to "
         "the study file",
         bool(divided),
         divided,
-        settings=lines,
-        test_table=found["test_labels"].name if "test_labels" in found else "",
+        settings="".join(f"\n  {line}" for line in ("[data]", *settings)),
+        more=more,
+        test_table=test.name if test is not None else "",
     )
+
+
+def _of_all_splits(tables: Sequence[Labelling], line: str) -> Suggestion:
+    divided = _divided(tables)
+    count = sum(len(one.labels) for one in tables)
+    return Suggestion(
+        f"{_listed(tables)} name {count:,} of the pictures and their classes; this line of Python joins them into one "
+        f"table with a column split: {line}\nthen add to the study file",
+        bool(divided),
+        divided,
+        settings=f'\n  [data]\n  labels = "{JOINED}"',
+    )
+
+
+def _listed(tables: Sequence[Labelling]) -> str:
+    return f"{', '.join(one.name for one in tables[:-1])} and {tables[-1].name}"
+
+
+def _fit(train: Labelling, test: Labelling) -> bool:
+    classes = {label for _, label in train.labels}
+    return (
+        train.setting == test.setting
+        and not train.pictures & test.pictures
+        and all(label in classes for _, label in test.labels)
+    )
+
+
+def _worth(pair: tuple[Labelling, Labelling | None]) -> tuple[int, ...]:
+    """Tables whose names have the split go first; among equals, those with more labels."""
+    return tuple(number for one in pair for number in ((one.says_split, len(one.labels)) if one else (-1, 0)))
+
+
+def _pictures(tables: Sequence[Labelling | None]) -> set[str]:
+    return {name for one in tables if one is not None for name in one.pictures}
+
+
+def _without_row(tree: Folder, tables: Sequence[Labelling | None]) -> int:
+    """The number of pictures without a row in folders where others have a label."""
+    named = {name for one in tables if one is not None for name in one.named}
+    folders = {name.rpartition("/")[0] for name in _pictures(tables)}
+    return sum(file.name not in named for one in tree.tree() if one.name in folders for file in one.pictures)
+
+
+def _divided(tables: Sequence[Labelling]) -> set[str]:
+    """The folders whose pictures have different labels."""
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    for one in tables:
+        for picture, label in one.labels:
+            labels_of[picture.name.rpartition("/")[0]].add(label)
+    return {folder for folder, labels in labels_of.items() if len(labels) > 1}
 
 
 def about_test_table(tree: Folder, root: Path) -> str | None:
     """A sentence about a table that has the classes of the test pictures; None if there is no such table."""
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
     for file in tables_in(tree):
-        if (one := _labelling(file, index)) is not None and one.setting == "test_labels":
+        if (one := _labelling(file, index)) is not None and one.split == "test" and one.are_classes:
             picture, label = one.labels[0]
             return (
                 f"{one.name} has the classes of {len(one.labels):,} test pictures; to use them as the test split, move "
@@ -98,31 +181,29 @@ def about_test_table(tree: Folder, root: Path) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Labelling:
-    """A table of which at least half of the rows name a picture and have a label."""
-
-    name: str
-    setting: str
-    columns: str
-    says_split: bool
-    """Whether the table's name, or its folder's, has the split."""
-    labels: Sequence[tuple[File, str]]
-
-
-def _labelling(file: File, index: FileIndex) -> _Labelling | None:
+def _labelling(file: File, index: FileIndex) -> Labelling | None:
+    """The labels in a table; None if fewer than half of its rows name a picture and have a label."""
     read = _read(file, index)
+    if read is None:
+        return None
     own = _said_split(file)
-    if read is None or own == "val":  # no setting takes a table of the validation pictures alone
-        return None
     table, columns = read
-    found = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows if row.label]
-    labels = [(files[0], label) for files, label in found if files]
-    if not labels or len(labels) < len(table.rows) / 2 or not may_be_classes([label for _, label in labels]):
+    found = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows]
+    labels = [(files[0], label) for files, label in found if files and label]
+    if not labels or len(labels) < len(table.rows) / 2:
         return None
-    is_test = own == "test" if own else all(_said_split(picture) == "test" for picture, _ in labels)
-    setting = "test_labels" if is_test else "labels"
-    return _Labelling(file.name, setting, columns, own is not None, labels)
+    in_test = own is None and all(_said_split(picture) == "test" for picture, _ in labels)
+    return Labelling(
+        table,
+        file.name,
+        split="test" if in_test else own or "train",
+        setting=columns,
+        says_split=own is not None,
+        labels=labels,
+        named={files[0].name for files, _ in found if files},
+        are_classes=may_be_classes([label for _, label in labels]),
+        num_lost=sum(not files for files, _ in found),
+    )
 
 
 def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
     missing += [(file.name, "no row names it") for file in beside]
     if config.bad_files == "fail":
         wrong += [f"{name}: {why}" for name, why in missing]
+    others = [file for file in tables_in(tree) if file.path not in paths]
     if not found and not wrong:
         wrong.append("no row names a picture and its label")
     elif found and not any(one.split == "train" for one, _ in found.values()):
@@ -154,10 +155,15 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
         count = f"{len(wrong)} problems" if len(wrong) > 1 else "a problem"
         cure = '; bad_files = "skip" skips rows without a file and files without a row' if missing else ""
         tables = " and ".join(name for _, name in asked)
+        index = FileIndex(beside, root)
+        if other := next((one.name for one in others if _labels_in(one, [config.columns or Columns()], index)), None):
+            cure += (
+                f"; the table {other} names files without a row: add its rows to {config.labels}, with a column split "
+                "that says train, val or test in each row"
+            )
         nearly = _near_miss(lost, files) if len(lost) > len(found) else ""
         raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}")
-    others = [file for file in tables_in(tree) if file.path not in paths]
-    notices += _passed_over(unlabelled, elsewhere, root, others, config)
+    notices += _passed_over(unlabelled, elsewhere, root, others, config, {one.label for one, _ in found.values()})
     return Labels([one for one, _ in found.values()], missing, notices)
 
 
@@ -204,7 +210,12 @@ def _near_miss(values: Sequence[str], files: FileIndex) -> str:
 
 
 def _passed_over(
-    unlabelled: list[File], elsewhere: Mapping[str, list[File]], root: Path, others: Sequence[File], config: DataConfig
+    unlabelled: list[File],
+    elsewhere: Mapping[str, list[File]],
+    root: Path,
+    others: Sequence[File],
+    config: DataConfig,
+    classes: Set[str],
 ) -> list[str]:
     notices = []
     for files, what in [(unlabelled, "a row without a label")] + [(files, "no row") for files in elsewhere.values()]:
@@ -214,9 +225,15 @@ def _passed_over(
         count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
         index = FileIndex(files, root)
         near = sorted(others, key=lambda one: not f"{folder}/".startswith(f"{one.name.rpartition('/')[0]}/"))
-        if table := next((one.name for one in near if what == "no row" and _names_any(one, index)), None):
+        is_test = config.test_labels is None and "test" in map(split_of, folder.split("/"))
+        asked = [config.columns or Columns()] + [Columns()] * (config.columns is not None and not is_test)
+        tables = ((one.name, _labels_in(one, asked, index)) for one in near if what == "no row")
+        table, labels = next(((name, labels) for name, labels in tables if labels), ("", set()))
+        if further := sorted(labels - classes):
+            then = f"the table {table} names them, and is not used; {config.labels} has no picture of {further[0]}"
+        elif table:
             cure = f"add its rows to {config.labels}, with a column split that says train or val in each row"
-            if config.test_labels is None and "test" in map(split_of, folder.split("/")):
+            if is_test:
                 cure = f"set data.test_labels = {json.dumps(table, ensure_ascii=False)}"
             then = f"the table {table} names them, and is not used; to use it, {cure}"
         else:
@@ -228,11 +245,16 @@ def _passed_over(
     return notices
 
 
-def _names_any(table: File, index: FileIndex) -> bool:
-    try:
-        return naming_column([row for _, row in read_lines(table.path)[1]], index) is not None
-    except DataError:
-        return False
+def _labels_in(file: File, asked: Sequence[Columns], index: FileIndex) -> set[str]:
+    """The labels of the pictures in a table; none if it has no column of labels, or most rows name other pictures."""
+    for columns in asked:
+        try:
+            rows = read_table(file.path, columns, index).rows
+        except DataError:
+            continue
+        if naming_column([[row.file] for row in rows], index) is not None:
+            return {row.label for row in rows if row.label and index.find(row.file)}
+    return set()
 
 
 def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:

@@ -49,7 +49,7 @@ class Images:
     classes: Mapping[str, Mapping[str, int]]
     """Class -> split -> number of pictures."""
     bad_files: tuple[BadFile, ...]
-    """Files that are left out because they cannot be read."""
+    """Files and rows of a table that are left out."""
     duplicates: tuple[Duplicate, ...]
     near_duplicates: tuple[NearDuplicate, ...] | None
     """Near-duplicates across splits; None if they were not searched for."""
@@ -189,7 +189,7 @@ def _text_of_images(images: Images) -> list[RenderableType]:
     ]
     if bad := images.bad_files:
         lines = as_lines([f"{file.name}: {file.reason}" for file in bad])
-        parts.append(_warning(f"{len(bad)} files left out because they cannot be read:{lines}"))
+        parts.append(_warning(f'{len(bad)} left out (bad_files = "skip"):{lines}'))
     if pairs := images.duplicates:
         lines = as_lines([f"{pair.kind}: {pair.first} = {pair.second}" for pair in pairs])
         parts.append(_warning(f"{len(pairs)} exact duplicates:{lines}"))

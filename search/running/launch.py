@@ -299,7 +299,8 @@ def file_warnings(data: Dataset) -> Iterator[str]:
     """Warnings about unreadable files and duplicates: a line for each kind; ``search check`` lists up to 50 of each."""
     if data.bad_files:
         name, reason = data.bad_files[0].name, data.bad_files[0].reason
-        yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"
+        first = f"{name}: {reason}"
+        yield f'left out (bad_files = "skip"): {len(data.bad_files)}, the first: {first}; search check lists them'
     for kind in sorted({pair.kind for pair in data.duplicates}):
         pairs = [pair for pair in data.duplicates if pair.kind == kind]
         first, second = pairs[0].first, pairs[0].second

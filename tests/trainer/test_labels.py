@@ -512,18 +512,6 @@ def test_a_contests_folder_is_recognised_and_the_lines_to_add_work(
     assert prepare(root, tmp_path, labels=table).class_names == ("a", "b")
 
 
-def test_a_contests_test_labels_and_columns_are_found_too(tmp_path: Path) -> None:
-    root = contest(tmp_path)
-    write_contest(root, "image_name,has_cactus", "train", 6)
-    (root / "test.csv").write_text("id,label\n" + "".join(f"test/{i:03}.png,{'ab'[i % 2]}\n" for i in range(3)))
-    assert problems_of(root, tmp_path).splitlines()[-4:] == [
-        "  [data]",
-        '  labels = "train.csv"',
-        '  test_labels = "test.csv"',
-        '  columns = { file = "image_name", label = "has_cactus" }',
-    ]
-
-
 def test_tables_inside_the_splits_are_of_their_split(tmp_path: Path) -> None:
     root = contest(tmp_path)  # as Hugging Face's image folders: 000.png is in train and in test
     for part, count in (("train", 6), ("test", 3)):

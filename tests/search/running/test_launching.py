@@ -168,7 +168,7 @@ def test_pictures_in_two_splits_and_files_left_out_are_a_line_each_at_launch() -
     pairs = [Duplicate("a.png", "b.png", "across splits"), Duplicate("c.png", "d.png", "across splits")]
     data: Any = SimpleNamespace(bad_files=(BadFile("x.png", "is empty"),), duplicates=tuple(pairs))
     assert list(file_warnings(cast(Dataset, data))) == [
-        "files left out: 1, the first: x.png: is empty; search check lists them",
+        'left out (bad_files = "skip"): 1, the first: x.png: is empty; search check lists them',
         "exact duplicates across splits: 2, the first: a.png = b.png; search check lists them",
     ]
     assert list(file_warnings(cast(Dataset, SimpleNamespace(bad_files=(), duplicates=())))) == []

@@ -1,0 +1,152 @@
+"""The lines for label tables that are printed work together: each is used as it is printed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from folders import make_folder, prepare, problems_of
+
+from trainer.data import Dataset
+
+
+def used(message: str, root: Path, tmp_path: Path) -> Dataset:
+    """The data set with the lines in a message, after its line of Python, if that comes before them."""
+    before, _, after = message.partition("\n  [data]\n")
+    if "this line of Python" in before:
+        run_line(before)
+    lines = [line for line in after.splitlines() if line.startswith("  ")]
+    return prepare(root, tmp_path, **tomllib.loads("\n".join(lines)))
+
+
+def run_line(message: str) -> None:
+    (line,) = [line for line in message.splitlines() if "import csv" in line]
+    done = subprocess.run([sys.executable, "-c", line[line.index("import csv") :]], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def write(root: Path, name: str, numbers: Iterable[int], header: str = "Filename,Label", kinds: str = "abc") -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    rows = "".join(f"{i:03}.png,{kinds[i % len(kinds)]}\n" for i in numbers)
+    (root / name).write_text(f"{header}\n{rows}")
+
+
+def sizes(data: Dataset) -> dict[str, int]:
+    return {split: len(found) for split, found in data.splits.items()}
+
+
+def weeds(tmp_path: Path, subsets: int, *, whole: bool) -> Path:
+    root = make_folder(tmp_path / "weeds", {"images": 30})
+    for k in range(subsets):
+        parts = {"val": range(6 * k, 6 * k + 6), "test": [(6 * k + 6 + i) % 30 for i in range(4)]}
+        write(root, f"labels/val_subset{k}.csv", parts["val"])
+        write(root, f"labels/test_subset{k}.csv", parts["test"])
+        rest = set(range(30)) - {*parts["val"], *parts["test"]}
+        write(root, f"labels/train_subset{k}.csv", sorted(rest))
+    if whole:
+        write(root, "labels/labels.csv", range(30))
+    return root
+
+
+@pytest.mark.parametrize("subsets", [1, 5])
+def test_a_table_of_all_pictures_goes_before_tables_that_leave_some_out(tmp_path: Path, subsets: int) -> None:
+    root = weeds(tmp_path, subsets, whole=True)
+    message = problems_of(root, tmp_path)
+    assert (
+        '[data]\n  labels = "labels/labels.csv"\nto keep the splits of labels/train_subset0.csv, labels/val_' in message
+    )
+    assert sum(sizes(used(message, root, tmp_path)).values()) == 30
+    run_line(message)
+    data = prepare(root, tmp_path, labels="labels_of_all_splits.csv")
+    assert sizes(data) == {"train": 20, "val": 6, "test": 4}
+    assert (data.bad_files, data.notices) == ((), ())
+    assert "to keep the splits" not in problems_of(root, tmp_path), "once is enough"
+
+
+@pytest.mark.parametrize("subsets", [1, 5])
+def test_tables_of_all_splits_are_joined_by_the_line_that_is_printed(tmp_path: Path, subsets: int) -> None:
+    root = weeds(tmp_path, subsets, whole=False)
+    message = problems_of(root, tmp_path)
+    assert "labels/train_subset0.csv, labels/val_subset0.csv and labels/test_subset0.csv name 30 of the" in message
+    assert sizes(used(message, root, tmp_path)) == {"train": 20, "val": 6, "test": 4}
+    message = problems_of(root, tmp_path)
+    assert '  labels = "labels_of_all_splits.csv"' in message.splitlines()
+    assert sizes(used(message, root, tmp_path)) == {"train": 20, "val": 6, "test": 4}
+
+
+def test_tables_of_splits_with_other_names_of_columns_are_joined(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "cactus", {"train": 8, "test": 4})
+    write(root, "train.csv", range(8), "image_name,has_cactus", "ab")
+    (root / "test.csv").write_text("id;label\n" + "".join(f"test/{i:03}.png;{'ab'[i % 2]}\n" for i in range(4)))
+    message = problems_of(root, tmp_path)
+    assert message.splitlines()[-4:-1] == [
+        *("  [data]", '  labels = "train.csv"', '  columns = { file = "image_name", label = "has_cactus" }')
+    ]
+    assert sizes(used(message, root, tmp_path))["train"] > 0
+    run_line(message)
+    assert sizes(prepare(root, tmp_path, labels="labels_of_all_splits.csv"))["test"] == 4
+
+
+def test_tables_inside_three_splits_are_joined(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "imagefolder", {"train": 8, "valid": 4, "test": 4})
+    for part, count in (("train", 8), ("valid", 4), ("test", 4)):
+        write(root, f"{part}/metadata.csv", range(count), "file_name,label", "ab")
+    message = problems_of(root, tmp_path)
+    data = used(message, root, tmp_path)
+    assert len(data.splits["test"]) == 4
+    run_line(message)
+    assert sizes(prepare(root, tmp_path, labels="labels_of_all_splits.csv")) == {"train": 8, "val": 4, "test": 4}
+
+
+def test_a_test_table_that_shares_pictures_or_has_further_classes_is_not_suggested(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "shared", {"images": 12})
+    write(root, "all.csv", range(12), kinds="ab")
+    write(root, "test.csv", range(6), kinds="ab")
+    message = problems_of(root, tmp_path)
+    assert message.splitlines()[-2:] == ["  [data]", '  labels = "all.csv"']
+    assert used(message, root, tmp_path).class_names == ("a", "b")
+    root = make_folder(tmp_path / "further", {"train": 6, "test": 6})
+    write(root, "train.csv", range(6), "id,label", "ab")
+    write(root, "test.csv", range(6), "id,label", "ax")
+    message = problems_of(root, tmp_path)
+    assert "test_labels" not in message
+    (notice,) = used(message.partition("\nto keep")[0], root, tmp_path).notices
+    assert notice.endswith("the table test.csv names them, and is not used; train.csv has no picture of x")
+
+
+def test_a_table_that_leaves_pictures_out_is_suggested_with_the_line_for_that(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "some", {"images": 12})
+    write(root, "train.csv", range(2, 14), kinds="ab")
+    message = problems_of(root, tmp_path)
+    assert message.splitlines()[-1] == (
+        '  bad_files = "skip"  # leaves out 2 pictures without a row and 2 rows without a file'
+    )
+    assert len(used(message, root, tmp_path).bad_files) == 4
+
+
+def test_pictures_without_a_row_are_told_of_the_table_that_names_them(tmp_path: Path) -> None:
+    root = weeds(tmp_path, 1, whole=False)
+    settings = {"labels": "labels/train_subset0.csv", "test_labels": "labels/test_subset0.csv"}
+    assert (
+        "; the table labels/val_subset0.csv names files without a row: add its rows to labels/train_subset0.csv, with "
+        "a column split that says train, val or test in each row:\n"
+    ) in problems_of(root, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("header", ["id_code", "id_code,diagnosis", "id_code,age"])
+def test_a_test_table_is_named_only_if_it_has_labels(tmp_path: Path, header: str) -> None:
+    root = make_folder(tmp_path / "eyes", {"train_images": 8, "test_images": 4})
+    write(root, "train.csv", range(8), "id_code,diagnosis", "01")
+    cells = "" if "," not in header else ",{}"
+    (root / "test.csv").write_text(f"{header}\n" + "".join(f"test_images/00{i}{cells.format('')}\n" for i in range(4)))
+    settings = {"labels": "train.csv", "columns": {"file": "id_code", "label": "diagnosis"}}
+    (notice,) = prepare(root, tmp_path, **settings).notices
+    assert notice.endswith(f"an exported model classifies them: search predict EXPORT {root}/test_images")
+    (root / "test.csv").write_text("id_code,diagnosis\n" + "".join(f"test_images/00{i},{i % 2}\n" for i in range(4)))
+    (notice,) = prepare(root, tmp_path, **settings).notices
+    assert notice.endswith('to use it, set data.test_labels = "test.csv"')
+    assert len(prepare(root, tmp_path, **settings, test_labels="test.csv").splits["test"]) == 4

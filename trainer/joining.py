@@ -1,0 +1,91 @@
+"""Tables of the splits of one data set, such as train.csv, val.csv and test.csv, and the line of Python that makes one
+table of them."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.file_index import separator_of
+from trainer.labels import Table
+from trainer.split_names import rest_of
+from trainer.tree import File
+
+__all__ = ["JOINED", "Labelling", "joined", "of_one_set"]
+
+JOINED = "labels_of_all_splits.csv"
+"""The name of the table that the line of Python writes into the data folder."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A table of which at least half of the rows name a picture and have a label."""
+
+    table: Table
+    name: str
+    split: str
+    """The split of the pictures that it names: train, val or test. A table of all pictures counts as train."""
+    setting: str
+    """The setting ``columns`` that it needs, as TOML; "" if its columns are found by name."""
+    says_split: bool
+    """Whether the table's name, or its folder's, has the split."""
+    labels: Sequence[tuple[File, str]]
+    named: Set[str]
+    """The names of the pictures that it names, also without a label."""
+    are_classes: bool
+    """Whether its labels may be classes by themselves; in a small table, classes may not repeat."""
+    num_lost: int
+    """Number of its rows that name no picture."""
+
+    @property
+    def pictures(self) -> set[str]:
+        """The names of the pictures that have a label."""
+        return {picture.name for picture, _ in self.labels}
+
+
+def of_one_set(tables: Sequence[Labelling]) -> Iterator[list[Labelling]]:
+    """Tables whose paths differ only in the words of the splits; train and one more split at least, in their order.
+    No two of them name the same picture."""
+    alike: dict[str, list[Labelling]] = defaultdict(list)
+    for one in tables:
+        if one.says_split and "split" not in one.table.columns:
+            stem = one.name.rpartition(".")[0]
+            alike["/".join(rest for part in stem.split("/") if (rest := rest_of(part)))].append(one)
+    for same in alike.values():
+        found = [one for split in ("train", "val", "test") for one in same if one.split == split]
+        splits = [one.split for one in found]
+        are_apart = len(set.union(*(one.pictures for one in found))) == sum(len(one.pictures) for one in found)
+        if len(splits) > 1 and splits[0] == "train" and len(set(splits)) == len(splits) and are_apart:
+            yield found
+
+
+def joined(tables: Sequence[Labelling], root: Path) -> str | None:
+    """The line of Python that writes JOINED, a table of the rows of all ``tables`` with their splits.
+
+    None: there is a file of this name, or Python's csv would read a table in another way than this program does.
+    """
+    if (root / JOINED).exists():
+        return None
+    rows = []
+    for one in tables:
+        columns = one.table.columns
+        try:
+            separator = separator_of(one.table.path.read_text("utf-8-sig"))
+            with one.table.path.open(newline="", encoding="utf-8-sig") as text:
+                header = next(csv.reader(text, delimiter=separator, skipinitialspace=True), [])
+        except (OSError, ValueError):
+            return None
+        if header.count(columns["file"]) != 1 or header.count(columns["label"]) != 1:
+            return None
+        rows.append((str(one.table.path), separator, columns["file"], columns["label"], one.split))
+    return (
+        "import csv; csv.field_size_limit(2**31 - 1); "
+        f"csv.writer(open({str(root / JOINED)!r}, 'w', newline='', encoding='utf-8'))"
+        ".writerows([['file', 'label', 'split']] + [[row[file], row[label], split] "
+        f"for table, separator, file, label, split in {rows!r} "
+        "for row in csv.DictReader(open(table, newline='', encoding='utf-8-sig'), delimiter=separator, "
+        "skipinitialspace=True)])"
+    )
