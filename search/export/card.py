@@ -11,7 +11,14 @@ from search.export.how_to_load import loading_paragraphs, reading_paragraph
 from search.export.machine_load import QUIET, Load
 from search.export.members import models_in_words, selection_in_words, size_in_words
 from search.export.record import ExportRecord, Score
-from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
+from search.export.scores import (
+    CLASS_COLUMNS,
+    class_rows,
+    never_predicted,
+    score_rows,
+    which_classes,
+    without_pictures,
+)
 from search.figures.mistakes import caption
 from search.figures.png import numbered
 from search.words import count, duration, judged_on, trials_in_words
@@ -124,7 +131,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
 
 
 def _caveats(record: ExportRecord) -> str:
-    """What a reader must know about the accuracy: uses of the test split, near-duplicates, the training pictures."""
+    """What a reader must know about the accuracy: uses of the test split, classes without pictures, near-duplicates."""
     evaluation = record.evaluation
     uses = evaluation.test_openings
     lines = []
@@ -142,6 +149,10 @@ def _caveats(record: ExportRecord) -> str:
         lines.append(
             f"The test split was used {uses} times, for final models or for comparisons; this is the latest use."
         )
+    if evaluation.scores and (
+        missing := without_pictures(evaluation.scores, f"in the {evaluation.split} split", _cell)
+    ):
+        lines.append(missing)
     if near := evaluation.near_duplicates:
         lines.append(
             f"{near:,} of the {evaluation.n:,} test pictures {'looks' if near == 1 else 'look'} like a training "

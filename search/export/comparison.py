@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.export.compare import LATENCY_BATCHES, TEST, Compared, Comparison
 from search.export.record import Score
-from search.export.scores import never_predicted
+from search.export.scores import never_predicted, without_pictures
 from studies.objective import NAMES
 from trainer.errors import printable
 from trainer.results import gflops
@@ -56,6 +56,8 @@ def text_of_comparison(answer: Comparison) -> Group:
         f"McNemar's test, exact: p = {answer.p:.3g}, {verdict}\n"
         "in brackets: 95 % intervals; they cover the choice of the pictures alone"
     )
+    if missing := without_pictures(first.scores, "there", printable):
+        lines += f"\n{missing}"
     for one in (first, second):
         if never := never_predicted(one.scores, printable):
             lines += f"\n{one.name}: {never[0].lower()}{never[1:]}"

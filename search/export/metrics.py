@@ -33,6 +33,7 @@ from search.export.scores import (
     score_rows,
     scores_of,
     which_classes,
+    without_pictures,
 )
 from search.export.trainings import Outcome
 from search.figures.mistakes import caption
@@ -261,6 +262,8 @@ def text_of_export(export: Export) -> str:
         seeds = count(best.seeds, "fresh seed") + (" that had no part in the choice" if best.reported else "")
         claims.insert(0, f"  confirmed   {best.mean_in_words(record.search.objective)} {judged}, {seeds}")
     scores = [] if result.scores is None else [f"  macro F1    {result.scores.macro_f1.in_words}"]
+    if result.scores and (missing := without_pictures(result.scores, f"in the {result.split} split", printable)):
+        scores.append(f"  no picture  {missing}")
     if record.search.objective != "macro_f1" and (value := _value(record)) is not None:
         scores.insert(0, f"  chosen by   {words_of(value, record.search.objective)}")
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
@@ -287,6 +290,8 @@ def section_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
     result, scores = record.evaluation, record.evaluation.scores
     assert scores is not None
     accuracy = Score(value=result.accuracy, interval=result.interval)
+    missing = without_pictures(scores, f"in the {result.split} split", printable)
+    never = never_predicted(scores, printable)
     return ExportSection(
         trial=record.trial,
         which_trials=trials_in_words(record.trials),
@@ -295,7 +300,7 @@ def section_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
         columns=CLASS_COLUMNS,
         classes=tuple(map(tuple, class_rows(scores, printable))),
         which=which_classes(scores),
-        never=never_predicted(scores, printable),
+        never=" ".join(filter(None, [missing, never])),
         mistakes=None if mistakes is None else base64.b64encode(mistakes).decode(),
         caption=caption(record.data.class_names),
     )

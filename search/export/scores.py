@@ -215,10 +215,23 @@ CLASS_COLUMNS = ("class", "pictures", "predicted", "precision", "recall", "F1")
 
 
 def never_predicted(scores: Scores, spell: Callable[[str], str] = str) -> str:
-    """A sentence with the classes that have pictures but were never predicted; empty if there are none."""
-    names = [spell(one.name) for one in scores.classes if one.n and not one.predicted]
+    """A sentence with the classes that were never predicted, with pictures or without; empty if there are none."""
+    names = [spell(one.name) for one in scores.classes if not one.predicted]
+    return f"Never predicted: {_listed(names)}." if names else ""
+
+
+def without_pictures(scores: Scores, where: str, spell: Callable[[str], str] = str) -> str:
+    """A sentence with the classes of which the scores say nothing; empty if there are none.
+
+    ``where``: the pictures in words, such as "in the test split".
+    """
+    names = [spell(one.name) for one in scores.classes if not one.n]
     if not names:
         return ""
-    listed = ", ".join(names[:SHOWN_CLASSES])
+    of = f"{len(names):,} of {len(scores.classes):,} classes"
+    return f"{of} have no picture {where}, so the scores say nothing of them: {_listed(names)}."
+
+
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
-    return f"Never predicted: {listed}{more}."
+    return ", ".join(names[:SHOWN_CLASSES]) + more

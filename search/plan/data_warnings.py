@@ -62,6 +62,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from _folds(data, config)
     yield from _left_out(data, config)
     yield from _validation(data, config)
+    yield from _test(data)
     yield from _imbalance(data)
 
 
@@ -313,6 +314,25 @@ def _validation(data: Dataset, config: DataConfig) -> Iterator[str]:
             f"{_count(count, 'validation picture')} {'tells' if count == 1 else 'tell'} candidates apart in steps of "
             f"{100 / count:.1f} points, with a standard error of {30 / count**0.5:.1f} points at 90 % and "
             f"{50 / count**0.5:.1f} at 50 % accuracy; {cure}"
+        )
+
+
+def _test(data: Dataset) -> Iterator[str]:
+    """Warnings about classes of which the test split has no picture, or only one."""
+    counts = np.bincount(data.labels[data.splits["test"]], minlength=len(data.class_names))
+    if not counts.any():  # no test split
+        return
+    names = data.class_names
+    if lost := [name for name, count in zip(names, counts, strict=True) if count == 0]:
+        yield (
+            f"{len(lost)} of {len(names)} classes have no test picture, so the test of an export says nothing of "
+            f"them: {_some(lost)}; more pictures of them help"
+        )
+    if single := [name for name, count in zip(names, counts, strict=True) if count == 1]:
+        yield (
+            f"{len(single)} of {len(names)} classes have one test picture each, so the recall of each will be 0 % or "
+            f"100 % (with Wilson's 95 % intervals, 0 to 79 % or 21 to 100 %): {_some(single)}; more pictures of them "
+            "help"
         )
 
 

@@ -31,7 +31,7 @@ class ExportSection(FrozenModel):
     which: str
     """The line above the table of classes: which classes are shown."""
     never: str
-    """A sentence about the classes that were never predicted; empty if there are none."""
+    """Sentences about the classes without pictures, and those never predicted; empty if there are none."""
     mistakes: str | None
     """PNG of the most confident mistakes in base64; None if there was no mistake."""
     caption: str = ""

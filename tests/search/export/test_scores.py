@@ -11,9 +11,18 @@ from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, top_k_accuracy_score
 
 from search.export.card import card
-from search.export.metrics import Export, text_of_export
+from search.export.metrics import Export, section_of, text_of_export
 from search.export.record import Evaluation, ExportRecord, Scores
-from search.export.scores import ROWS, Answers, calibration_error, class_rows, never_predicted, score_rows, scores_of
+from search.export.scores import (
+    ROWS,
+    Answers,
+    calibration_error,
+    class_rows,
+    never_predicted,
+    score_rows,
+    scores_of,
+    without_pictures,
+)
 from trainer.scores import ClassCounts
 
 NAMES = [f"class_{number}" for number in range(8)]
@@ -53,6 +62,9 @@ def test_the_scores_are_scikit_learns() -> None:
         assert one.precision is None or one.precision.value == pytest.approx(precision[number])
         assert one.recall is None or one.recall.value == pytest.approx(recall[number])
     assert never_predicted(found) == "Never predicted: class_7."
+    assert without_pictures(found, "there").endswith(
+        "1 of 8 classes have no picture there, so the scores say nothing of them: class_6."
+    )
     counts = ClassCounts.of(np.column_stack([labels, predicted, np.ones_like(labels)]), 8)
     assert counts.macro_f1 == pytest.approx(found.macro_f1.value, abs=1e-12)
     assert counts.balanced_accuracy == pytest.approx(found.balanced_accuracy.value, abs=1e-12)
@@ -134,6 +146,21 @@ def test_card_and_terminal_tell_the_scores_and_name_the_classes_that_are_never_p
     assert f" | {first.recall.in_brief} | " in words
     assert "Never predicted: class_7." in words
     assert f"  macro F1    {scores.macro_f1.in_words}" in text_of_export(Export(record, "there")).splitlines()  # type: ignore[arg-type]
+
+
+def test_classes_without_pictures_are_named_wherever_the_scores_are() -> None:
+    labels = np.repeat([0], 30)
+    scores = scores_of(Answers.of(np.tile(np.float32([3, 0]), (30, 1)), labels), labels, ["healthy", "s*ck"])
+    assert scores.macro_f1.value == 1, "the only class with pictures"
+    values = recorded()
+    values["evaluation"] |= {"scores": scores.to_json(), "confused": []}
+    record = ExportRecord.model_validate(values)
+    told = f"1 of 2 classes have no picture in the {record.evaluation.split} split, so the scores say nothing of them: "
+    words = card(record)
+    assert f"{told}s&#42;ck." in words
+    assert "Never predicted: s&#42;ck." in words, "it has no picture, but the model may well never predict it"
+    assert f"  no picture  {told}s*ck." in text_of_export(Export(record, "there")).splitlines()  # type: ignore[arg-type]
+    assert section_of(record, None).never == f"{told}s*ck. Never predicted: s*ck."
 
 
 def test_the_card_says_what_a_training_accuracy_is_of() -> None:

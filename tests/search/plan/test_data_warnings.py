@@ -20,6 +20,7 @@ from search.paths import Runs
 from search.plan.check import check_study
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.meaning import text_of_check
+from search.study.gain import wilson_interval
 from trainer.config import DataConfig
 from trainer.data import prepare_data
 
@@ -36,6 +37,28 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
         "2 of 3 classes have no validation picture, so no trial is judged by them: b, c"
     ]
     assert warnings_of(folder, tmp_path, folds=5) == []  # each fold has some of each class
+
+
+@pytest.mark.parametrize("folds", [0, 5])
+def test_classes_without_a_test_picture_or_with_one_are_named(tmp_path: Path, folds: int) -> None:
+    counts = {f"train/{name}": 60 for name in "abcd"} | {f"val/{name}": 30 for name in "abcd"}
+    folder = make_pictures(tmp_path, counts | {"test/a": 20, "test/c": 1})
+    assert warnings_of(folder, tmp_path, folds=folds) == [
+        "2 of 4 classes have no test picture, so the test of an export says nothing of them: b, d; more pictures of "
+        "them help",
+        "1 of 4 classes have one test picture each, so the recall of each will be 0 % or 100 % (with Wilson's 95 % "
+        "intervals, 0 to 79 % or 21 to 100 %): c; more pictures of them help",
+    ]
+    low, high = wilson_interval(1, 1)
+    assert (round(low, 2), high) == (0.21, 1)
+
+
+def test_a_drawn_test_split_without_a_class_is_told(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"healthy": 120, "sick": 2})
+    told = [line for line in warnings_of(folder, tmp_path, val_fraction=0.3, test_fraction=0.25) if "test" in line]
+    (line,) = told
+    assert line.startswith("1 of 2 classes have no test picture, so the test of an export says nothing of them: sick")
+    assert not any("test" in line for line in warnings_of(folder, tmp_path, val_fraction=0.3, test_fraction=0))
 
 
 @pytest.mark.parametrize(
