@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.classes import may_be_classes
 from trainer.config import Columns
 from trainer.errors import DataError
-from trainer.file_index import FileIndex, read_lines, tables_in
+from trainer.file_index import FileIndex, read_lines, separator_of, tables_in
 from trainer.joining import JOINED, Labelling, joined, of_one_set
 from trainer.labels import FILE_COLUMNS, Table, read_table
 from trainer.one_hot import about_one_hot
@@ -296,14 +296,28 @@ def _near_missed(file: File, index: FileIndex) -> Suggestion | None:
         missed = [(one, miss) for one in ids if (miss := index.near_miss(one)) is not None]
         if missed and 2 * len(missed) > len(lines):
             written, miss = missed[0]
-            column = f"table[{name!r}]"
             return Suggestion(
                 f"most rows of {file.name} name no picture, because {miss.why}: {written!r} is perhaps "
-                f"{miss.file.name}; {miss.cure}; with pandas: {column} = {miss.in_pandas.replace('COLUMN', column)}",
+                f"{miss.file.name}; {miss.cure}; {_corrected(file.path, number, name, miss.in_python)}",
                 contradicts_folders=False,
                 is_clear=False,
             )
     return None
+
+
+def _corrected(table: Path, number: int, name: str, in_python: str) -> str:
+    """A clause with a line of Python that copies a table with another spelling in one column."""
+    new = table.with_name(f"{table.stem}-corrected.csv")
+    separator = separator_of(table.read_text("utf-8-sig", "replace"))
+    cell = f"row[{number}]"
+    return (
+        f"this line of Python does so in a new table, {new.name}: import csv, re; csv.field_size_limit(2**31 - 1); "
+        f"csv.writer(open({str(new)!r}, 'w', newline='', encoding='utf-8')).writerows([[*row[:{number}], "
+        f"{in_python.replace('CELL', cell)}, *row[{number + 1}:]] "
+        f"if len(row) > {number} and {cell}.strip() != {name!r} else row "
+        f"for row in csv.reader(open({str(table)!r}, newline='', encoding='utf-8-sig'), "
+        f"delimiter={separator!r}, skipinitialspace=True)])"
+    )
 
 
 def _found(index: FileIndex, row: Sequence[str], number: int) -> Sequence[File]:

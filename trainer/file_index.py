@@ -55,8 +55,8 @@ class NearMiss:
     why: str
     """What is different, as a clause: "ids lack leading zeros"."""
     cure: str
-    in_pandas: str
-    """Code of pandas that corrects the column COLUMN."""
+    in_python: str
+    """Code of Python that corrects the text CELL."""
 
 
 class FileIndex:
@@ -103,29 +103,30 @@ class FileIndex:
         if found := self._by_number.get(value):
             file = _chosen(found, value, ("train",))[0]
             digits = len(_stem(file.base))
-            correct = f"COLUMN.astype(str).str.zfill({digits})"
+            correct = f"CELL.strip().zfill({digits})"
             return NearMiss(file, "ids lack leading zeros", "write ids as in the names", correct)
         decimal = re.fullmatch(r"(\d+)[.]0*", value)
         spellings = [
             (
                 decimal[1] if decimal is not None else "",
-                *("ids are written with a decimal point", "write ids as in the names", "COLUMN.astype(int)"),
+                *("ids are written with a decimal point", "write ids as in the names"),
+                r're.sub(r"[.]0*\s*$", "", CELL)',
             ),
             (
                 _stem(value) if value.lower().endswith(PICTURE_ENDINGS) else "",
                 *("files have another ending here", "write names without their ending"),
-                'COLUMN.str.replace(r"[.]\\w+$", "", regex=True)',
+                r're.sub(r"[.]\w+\s*$", "", CELL)',
             ),
             (
                 re.split(r"[/\\]", value)[-1],
                 *("files are in other folders here", "write paths as they are below the data folder, or file names"),
-                r'COLUMN.str.replace(r".*[/\\]", "", regex=True)',
+                r're.sub(r".*[/\\]", "", CELL)',
             ),
         ]
-        for spelling, why, cure, in_pandas in spellings:
+        for spelling, why, cure, in_python in spellings:
             pictures = [file for file in self.find(spelling) if file.is_picture] if spelling not in ("", value) else []
             if len(pictures) == 1:
-                return NearMiss(pictures[0], why, cure, in_pandas)
+                return NearMiss(pictures[0], why, cure, in_python)
         return None
 
 

@@ -37,7 +37,10 @@ def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, 
     if len(names) > 3 and chosen == list(range(chosen[0], chosen[-1] + 1)):
         columns = f"table.iloc[:, {chosen[0]}:{chosen[-1] + 1}]"
     separator = separator_of(path.read_text("utf-8", "replace"))
-    asked = "skipinitialspace=True" + (f", sep={separator!r}" if separator != "," else "")
+    texts = [name for number, name in enumerate(header) if name and number not in chosen]  # ids keep their zeros
+    asked = f"dtype=dict.fromkeys({texts!r}, str), skipinitialspace=True" + (
+        f", sep={separator!r}" if separator != "," else ""
+    )
     others = (
         f"; {len(rows) - single:,} of {len(rows):,} rows have several classes or none, so leave these rows out"
         if single < len(rows)
@@ -51,14 +54,15 @@ def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, 
         above = path.parent.parent
         file = next((name for number, name in enumerate(header) if name and number not in chosen), "filename")
         return (
-            f"{found}, this line makes a table of labels (data.labels) of the tables of all splits: pandas.concat("
+            f"{found}, this line makes a table of labels (data.labels) of the tables of all splits: "
+            "import pandas, pathlib; pandas.concat("
             f'table.assign(file=path.parent.name + "/" + table[{file!r}], label={columns}.idxmax(axis=1), '
             f"split=path.parent.name) for path in pathlib.Path({str(above)!r}).glob({f'*/{path.name}'!r}) for table in "
             f'[pandas.read_csv(path, {asked})])[["file", "label", "split"]].to_csv({str(above / "labels.csv")!r}, '
             f"index=False){others}"
         )
     return (
-        f"{found}: table = pandas.read_csv({str(path)!r}, {asked}); "
+        f"{found}: import pandas; table = pandas.read_csv({str(path)!r}, {asked}); "
         f'table["label"] = {columns}.idxmax(axis=1); '
         f"table.to_csv({str(path.with_name('labels.csv'))!r}, index=False){others}"
     )

@@ -34,6 +34,20 @@ NUMBER = re.compile(r"(.*[^\W\d_].*?)[-_. (]*\d+[)]?")
 """The name of a picture without its ending, as a word and a number: the first group is the word."""
 
 
+RECORDS = (
+    "import csv, json, pathlib; read = lambda file: READ; "
+    "names = lambda rows: list({key: 0 for row in rows for key in row}); "
+    "print(len([csv.writer(open(file.with_suffix('.csv'), 'w', newline='', encoding='utf-8'))"
+    ".writerows([columns] + [[row.get(key) for key in columns] for row in rows]) for file in FILES "
+    "for rows in [[row for row in read(file) if isinstance(row, dict)]] if rows for columns in [names(rows)]]), "
+    "'tables written')"
+)
+"""A line of Python that makes a table of each file of records."""
+
+READ_LINES = "[json.loads(line) for line in open(file, encoding='utf-8') if line.strip()]"
+READ_LIST = "json.load(open(file, encoding='utf-8'))"
+
+
 def labels_elsewhere(tree: Folder, root: Path) -> str | None:
     """A sentence about the first file below ``root`` that seems to have labels and is not read, with the cure."""
     return records_elsewhere(tree, root) or next(_about_files(tree, root), None)
@@ -45,10 +59,10 @@ def records_elsewhere(tree: Folder, root: Path) -> str | None:
         if file.name.lower().endswith(".parquet"):
             return _about_parquet(file, root)
         if file.name.lower().endswith(".jsonl") and "file_name" in _first_record(file):
+            line = _of_records(f"pathlib.Path({str(root)!r}).rglob('*.jsonl')", READ_LINES)
             return (
-                f"{file.name} has labels, and only CSV and TSV tables are read; with pandas, this line makes a "
-                f'table of each: for file in pathlib.Path({str(root)!r}).rglob("*.jsonl"): '
-                'pandas.read_json(file, lines=True).to_csv(file.with_suffix(".csv"), index=False)'
+                f"{file.name} has labels, and only CSV and TSV tables are read; this line of Python makes a table of "
+                f"each: {line}"
             )
     return None
 
@@ -76,11 +90,13 @@ def _about_files(tree: Folder, root: Path) -> Iterator[str]:
     for file in around:
         if (name := SPREADSHEET.fullmatch(file.base.lower())) is not None:
             table = file.path.with_name(f"{file.base[: name.end(1)]}.csv")
+            as_text = "dtype=str, keep_default_na=False"
             reading = "read_csv" if "sv." in file.base.lower() else "read_excel"
             tabs = ", sep='\\t'" if ".tsv." in file.base.lower() else ""
             yield (
                 f"{file.name} may have labels, and only CSV and TSV tables are read; with pandas: "
-                f"pandas.{reading}({str(file.path)!r}{tabs}).to_csv({str(table)!r}, index=False)"
+                f"import pandas; pandas.{reading}({str(file.path)!r}, {as_text}{tabs})"
+                f".to_csv({str(table)!r}, index=False)"
             )
 
 
@@ -117,11 +133,12 @@ def _about_names(folder: Folder, root: Path) -> str | None:
     if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
         return _about_parts(stems, place, sorted({file.path.suffix for file in folder.pictures}))
     named = ", ".join(sorted(classes)[:3]) + (", ..." if len(classes) > 3 else "")
+    endings = sorted({file.path.suffix for file in folder.pictures})
     return (
         f"the names of the pictures in {folder.name or root} seem to begin with their classes ({named}); in "
-        "Python, this line moves each into the folder of its class: for file in "
-        f"list(pathlib.Path({str(place)!r}).glob('*.*')): "
-        "os.renames(file, file.parent / re.sub(r'[-_. (]*\\d+[)]?$', '', file.stem) / file.name)"
+        "Python, this line moves each into the folder of its class: import os, pathlib, re; print(len(["
+        "os.renames(file, file.parent / re.sub(r'[-_. (]*\\d+[)]?$', '', file.stem) / file.name) for file in "
+        f"list(pathlib.Path({str(place)!r}).glob('*.*')) if file.suffix in {endings!r}]), 'pictures moved')"
     )
 
 
@@ -147,10 +164,11 @@ def _about_parts(stems: Sequence[str], place: Path, endings: Sequence[str]) -> s
     instead = f"; for another part, write {instead} instead of [{first}]" if others else ""
     return (
         f"the names of the pictures in {place} have {width} parts; if one of them is the class, this line of Python "
-        f"moves each picture into the folder of its part [{first}] ({values}){instead}: for file in "
-        f"[file for file in pathlib.Path({str(place)!r}).glob('*_*') if file.suffix in {endings!r} and "
-        f"file.stem.count('_') == {width - 1}]: "
-        f"os.renames(file, file.parent / file.stem.split('_')[{first}] / file.name)"
+        f"moves each picture into the folder of its part [{first}] ({values}){instead}: "
+        "import os, pathlib; print(len(["
+        f"os.renames(file, file.parent / file.stem.split('_')[{first}] / file.name) for file in "
+        f"list(pathlib.Path({str(place)!r}).glob('*_*')) if file.suffix in {endings!r} and "
+        f"file.stem.count('_') == {width - 1}]), 'pictures moved')"
     )
 
 
@@ -159,9 +177,11 @@ def _about_parquet(file: File, root: Path) -> str:
     folder = root / (split_of(stem) or "train")
     return (
         f"{file.name}: pictures in Parquet files are not read; with pandas, this line writes those of this file into "
-        f"class folders, if its columns are image and label: for i, row in pandas.read_parquet({str(file.path)!r})"
-        f'.iterrows(): (folder := pathlib.Path({str(folder)!r}, str(row["label"]))).mkdir(parents=True, '
-        f'exist_ok=True); (folder / f"{stem}-{{i}}.png").write_bytes(row["image"]["bytes"])'
+        f"class folders, if its columns are image and label: import pandas, pathlib; print(len(["
+        f'(folder / f"{stem}-{{i}}.png").write_bytes(row["image"]["bytes"]) '
+        f"for i, row in pandas.read_parquet({str(file.path)!r}).iterrows() "
+        f'for folder in [pathlib.Path({str(folder)!r}, str(row["label"]))] '
+        "if not folder.mkdir(parents=True, exist_ok=True)]), 'pictures written')"
     )
 
 
@@ -191,9 +211,9 @@ def _about_json(file: File, index: FileIndex) -> str | None:
     if len(named) < len(read) / 2 or not may_be_classes([str(read[name]) for name in named]):
         return None
     return (
-        f"{file.name} has the classes of {len(named):,} pictures, and only CSV and TSV tables are read; with pandas: "
-        f"pandas.Series(json.load(open({str(file.path)!r}))).rename_axis('file').to_csv("
-        f"{str(file.path.with_suffix('.csv'))!r}, header=['label'])"
+        f"{file.name} has the classes of {len(named):,} pictures, and only CSV and TSV tables are read; this line of "
+        f"Python makes a table of it: import csv, json; {_writer(file.path.with_suffix('.csv'))}"
+        f".writerows([['file', 'label'], *json.load(open({str(file.path)!r}, encoding='utf-8')).items()])"
     )
 
 
@@ -209,9 +229,8 @@ def _about_records(file: File, read: list[object], index: FileIndex) -> str | No
     if naming_column(rows, index) is None:
         return None
     return (
-        f"{file.name} names pictures, and only CSV and TSV tables are read; with pandas, this line makes a table of "
-        f"it: pandas.read_json({str(file.path)!r}, dtype=False).to_csv("
-        f"{str(file.path.with_suffix('.csv'))!r}, index=False)"
+        f"{file.name} names pictures, and only CSV and TSV tables are read; this line of Python makes a table of "
+        f"it: {_of_records(f'[pathlib.Path({str(file.path)!r})]', READ_LIST)}"
     )
 
 
@@ -239,9 +258,12 @@ def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
     before = f"{root}/{picture.name.removesuffix(row[number])}"
     after = f"{root}/{file.name.split('/')[0]}/"
     return (
-        f"{found}; in Python, this line moves each picture into the folder of its class: for line in "
-        f"pathlib.Path({str(file.path)!r}).read_text().splitlines(): cells = line.split({separator!r}); "
-        f'os.renames({before!r} + cells[{number}], {after!r} + cells[{number + 1}] + "/" + cells[{number}])'
+        f"{found}; in Python, this line moves each picture into the folder of its class: "
+        f"import os, pathlib; print(len([os.renames({before!r} + cells[{number}], "
+        f"{after!r} + cells[{number + 1}] + '/' + cells[{number}]) for line in "
+        f"pathlib.Path({str(file.path)!r}).read_text('utf-8-sig').splitlines() for cells in "
+        f"[line.split({separator!r})] if len(cells) > {number + 1} and os.path.isfile({before!r} + cells[{number}])]), "
+        "'pictures moved')"
     )
 
 
@@ -257,7 +279,16 @@ def _as_table(
     if separator != " ":
         return f"{found}; to make it a table of labels (data.labels), add a first line with a name for each column"
     return (
-        f"{found}; with pandas, this line makes a table of labels of it (data.labels): pandas.read_csv("
-        f"{str(file.path)!r}, sep=' ', header=None, dtype=str).rename(columns={{{number}: 'file', {number + 1}: "
-        f"'label'}}).to_csv({str(file.path.with_suffix('.csv'))!r}, index=False)"
+        f"{found}; this line of Python makes a table of labels of it (data.labels): import csv; "
+        f"{_writer(file.path.with_suffix('.csv'))}.writerows([['file', 'label']] + "
+        f"[[cells[{number}], cells[{number + 1}]] for line in open({str(file.path)!r}, encoding='utf-8-sig') "
+        f"for cells in [line.strip().split(' ')] if len(cells) > {number + 1}])"
     )
+
+
+def _of_records(files: str, read: str) -> str:
+    return RECORDS.replace("READ", read).replace("FILES", files)
+
+
+def _writer(path: Path) -> str:
+    return f"csv.writer(open({str(path)!r}, 'w', newline='', encoding='utf-8'))"

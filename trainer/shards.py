@@ -61,7 +61,7 @@ def labels_beside(tree: Folder, root: Path) -> str | None:
         lines = [" ".join(text.split()) for text in texts]
         about = f"{len(files):,} pictures have a .{ending} file beside them, such as {files[0].name}"
         read = "file.read_text().strip()"
-        makes = "with pandas, this line makes a table of labels of them (data.labels)"
+        makes = "this line of Python makes a table of labels of them (data.labels)"
         if ending == "json":
             if (key := _label_key(texts)) is None:
                 continue
@@ -72,16 +72,17 @@ def labels_beside(tree: Folder, root: Path) -> str | None:
         elif 2 * sum(map(_has_words, lines)) > len(lines):
             about += f", with its caption ({lines[0][:40]!r})"
             makes = (
-                "with pandas, this line makes a table of them; write the class of each picture into its column label, "
+                "this line of Python makes a table of them; write the class of each picture into its column label, "
                 "and name it (data.labels)"
             )
         else:
             continue
         return (
-            f"{about}; {makes}: pandas.DataFrame([(file.relative_to({str(root)!r}).with_suffix(''), {read}) for file "
+            f"{about}; {makes}: import csv, json, pathlib; "
+            f"csv.writer(open({str(root / 'labels.csv')!r}, 'w', newline='', encoding='utf-8'))"
+            f".writerows([['file', 'label']] + [[file.relative_to({str(root)!r}).with_suffix(''), {read}] for file "
             f"in sorted(pathlib.Path({str(root)!r}).rglob('*{files[0].path.suffix}')) if any("
-            f"file.with_suffix(one).exists() for one in {endings!r})], columns=['file', 'label']).to_csv("
-            f"{str(root / 'labels.csv')!r}, index=False)"
+            f"file.with_suffix(one).exists() for one in {endings!r})])"
         )
     return None
 

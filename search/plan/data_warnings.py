@@ -52,7 +52,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     """Warnings about pictures that may be a mistake, or that make accuracies less reliable than they look."""
     yield from brightness(data, config)
     yield from data.notices
-    yield from misread(data)
+    yield from misread(data, config)
     yield from _class_names(data)
     yield from _dates(data, config)
     yield from _single_colour(data)
@@ -261,16 +261,20 @@ def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:
         )
 
 
-def misread(data: Dataset) -> Iterator[str]:
-    """Warnings about pictures that a plain convert("RGB") misreads, with a line of code that reads them right."""
+def misread(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """Warnings about pictures that a plain convert("RGB") misreads, with the line of code that reads them right."""
     turned = 'they are trained upright, and a plain Image.open(file).convert("RGB") leaves them turned'
-    deep = 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") does not scale them; this line does'
+    deep = 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") does not scale them'
     for why, count in sorted(Counter(data.misread.values()).items()):
         first = next(name for name, reason in data.misread.items() if reason == why)
+        line = read_right(why, data.images.shape[-1])
+        imports = "import numpy as np; " * ("np." in line) + "from PIL import Image, ImageOps"
+        file = str(Path(config.path or "").absolute() / first)
         yield (
             f"{_count(count, 'picture')} of {len(data.names):,} {'is' if count == 1 else 'are'} {why}, the first: "
-            f"{first}; {f'{turned}; this line reads them right' if why == TURNED else deep}: "
-            f"{read_right(why, data.images.shape[-1])}"
+            f"{first}; {turned if why == TURNED else deep}; this line of Python "
+            f"{'reads the first one right' if why == TURNED else 'scales the first one'}: "
+            f"{imports}; file = {file!r}; picture = {line}"
         )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from folders import make_folder, prepare, problems_of
+from printed_lines import run_line
 
 from trainer.data import Dataset
 
@@ -21,12 +20,6 @@ def used(message: str, root: Path, tmp_path: Path) -> Dataset:
         run_line(before)
     lines = [line for line in after.splitlines() if line.startswith("  ")]
     return prepare(root, tmp_path, **tomllib.loads("\n".join(lines)))
-
-
-def run_line(message: str) -> None:
-    (line,) = [line for line in message.splitlines() if "import csv" in line]
-    done = subprocess.run([sys.executable, "-c", line[line.index("import csv") :]], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def write(root: Path, name: str, numbers: Iterable[int], header: str = "Filename,Label", kinds: str = "abc") -> None:

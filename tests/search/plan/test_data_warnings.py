@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tomllib
 import unicodedata
 from pathlib import Path
@@ -373,13 +375,20 @@ def test_pictures_that_a_plain_convert_reads_otherwise_come_with_the_line_that_r
     for number in range(3):
         Image.fromarray(pixels).save(folder / f"train/a/turned{number}.png", exif=exif)
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(folder / "val/b/deep.png")
-    assert warnings_of(folder, tmp_path) == [
+    warnings = warnings_of(folder, tmp_path)
+    for warning in warnings:
+        line = warning[warning.rindex(": ", 0, warning.index("import ")) + 2 :]
+        subprocess.run([sys.executable, "-c", f"{line}; assert picture.mode == 'RGB'"], check=True)
+    assert warnings == [
         "1 picture of 110 is of more than 8 bits, the first: val/b/deep.png; they are scaled to 8 bits, and a plain "
-        'Image.open(file).convert("RGB") does not scale them; this line does: '
+        'Image.open(file).convert("RGB") does not scale them; this line of Python scales the first '
+        f"one: import numpy as np; from PIL import Image, ImageOps; file = {str(folder / 'val/b/deep.png')!r}; "
+        "picture = "
         "Image.fromarray(np.rint(np.asarray(ImageOps.exif_transpose(Image.open(file)), float) * (255 / 65535))"
         '.astype("uint8")).convert("RGB")',
         "3 pictures of 110 are upright only by EXIF, the first: train/a/turned0.png; they are trained upright, and a "
-        'plain Image.open(file).convert("RGB") leaves them turned; this line reads them right: '
+        'plain Image.open(file).convert("RGB") leaves them turned; this line of Python reads the first one right: '
+        f"from PIL import Image, ImageOps; file = {str(folder / 'train/a/turned0.png')!r}; picture = "
         'ImageOps.exif_transpose(Image.open(file)).convert("RGB")',
     ]
 
@@ -409,7 +418,8 @@ def test_check_lists_the_warnings_for_people_and_programs(tmp_path: Path) -> Non
     folder = make_pictures(tmp_path, {"train/a": 20, "train/b": 20, "val/a": 2, "test/images": 3})
     for split in ("train", "test"):
         files = [str(file.relative_to(folder)) for file in sorted((folder / split).glob("*/*"))]
-        (folder / f"{split}.csv").write_text("".join(["path,label\n", *(f"{file},{file[6]}\n" for file in files)]))
+        rows = [f"{file},{file[6] if split == 'train' else 'a'}\n" for file in files]
+        (folder / f"{split}.csv").write_text("".join(["path,label\n", *rows]))
     spec = study(data={"path": str(folder), "image_size": 16}, space={"lr": [0.1, 0.2]}, known=[], limit={})
     meaning = check_study(spec, runs, [WorkerDevice("cpu:0", None, 1)])
     passed_over, table, lost, small = meaning.pictures.warnings
