@@ -195,7 +195,9 @@ def _text_of_images(images: Images) -> list[RenderableType]:
         parts.append(_warning(f"{len(pairs)} exact duplicates:{lines}"))
     if (near := images.near_duplicates) is not None:
         lines = as_lines([f"{'/'.join(pair.splits)}: {pair.first} ~ {pair.second}" for pair in near])
-        parts.append(_warning(f"{len(near)} near-duplicates across splits:{lines}" if near else "no near-duplicates"))
+        which = "of each picture the most similar in each other split"
+        told = f"{count(len(near), 'near-duplicate')} across splits, {which}:{lines}" if near else "no near-duplicates"
+        parts.append(_warning(told))
     parts += [_warning(without_controls(line)) for line in images.warnings]
     if not images.splits["test"]:
         parts.append(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fast import slow_after
 from folders import make_folder, prepare, unzipped
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from trainer import near
+from trainer.data import Dataset
 from trainer.near import find_near_duplicates
 
 
@@ -28,9 +32,9 @@ def cropped(image: Image.Image, left: float, top: float, right: float, bottom: f
     return image.crop((round(left * w), round(top * h), round((1 - right) * w), round((1 - bottom) * h)))
 
 
-def jpeg(image: Image.Image) -> Image.Image:
+def jpeg(image: Image.Image, quality: int = 40) -> Image.Image:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=40)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file)
 
 
@@ -89,3 +93,80 @@ def test_copies_of_real_photos_are_found(tmp_path: Path, copy: Callable[[Image.I
     pairs = {(Path(pair.first).name, pair.second) for pair in found}
     assert len(expected & pairs) >= len(expected) - 1
     assert len({pair for pair in pairs if not pair[0].startswith("copy")}) <= 1
+
+
+def photo(seed: int, width: int, height: int) -> Image.Image:
+    """A picture of any shape with as much detail as a photo."""
+    rng = np.random.default_rng(seed)
+    coarse, fine = (
+        Image.fromarray(rng.integers(0, 256, (height // cell, width // cell, 3), dtype=np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for cell in (36, 12)
+    )
+    return Image.blend(coarse, fine, 0.5)
+
+
+SIDES = {
+    "left": (0.05, 0, 0, 0),
+    "right": (0, 0, 0.05, 0),
+    "top": (0, 0.05, 0, 0),
+    "bottom": (0, 0, 0, 0.05),
+    "left and top": (0.05, 0.05, 0, 0),
+    "right and bottom": (0, 0, 0.05, 0.05),
+}
+
+
+@pytest.mark.parametrize("shape", [(240, 180), (270, 180), (320, 180), (180, 320)])
+@pytest.mark.parametrize("side", SIDES)
+def test_crops_at_a_side_of_wide_and_tall_pictures_are_found(tmp_path: Path, side: str, shape: tuple[int, int]) -> None:
+    """The cache has the centre of each picture, and such a crop moves the centre."""
+    root = make_folder(tmp_path / "pets", {"train/cat": 0, "train/dog": 0, "test/cat": 0, "test/dog": 0})
+    for i in range(12):
+        original = photo(20 + i, *shape)
+        original.save(root / ("train/cat" if i % 2 else "train/dog") / f"{i}.png")
+        copy = cropped(original, *SIDES[side])
+        if i % 3 == 0:
+            copy = copy.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        copy = copy.resize((copy.width * 3 // 4, copy.height * 3 // 4))
+        jpeg(copy, 80).save(root / ("test/cat" if i % 2 else "test/dog") / f"{i}.png")
+    found = find_near_duplicates(prepare(root, tmp_path, image_size=64))  # two originals are drawn for val
+    assert {(pair.first[5:], pair.second[6:]) for pair in found} == {
+        (f"{'cat' if i % 2 else 'dog'}/{i}.png",) * 2 for i in range(12)
+    }
+
+
+def pictures(frames: list[NDArray[np.uint8]]) -> Dataset:
+    """A third of the pictures is in each split."""
+    frames = np.stack(frames)
+    indices = np.arange(len(frames))
+    splits = {name: indices[start::3] for start, name in enumerate(("train", "val", "test"))}
+    names = [f"{i}.png" for i in indices]
+    return SimpleNamespace(images=frames, names=names, splits=splits)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("noise", [6, 90], ids=["alike as a whole", "neither alike nor different"])
+def test_the_work_is_bounded_if_all_pictures_show_one_scene(noise: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    base = np.asarray(scene(0, 32)).astype(int)
+    waves = [np.asarray(scene(i, 32)).astype(int) - 128 for i in range(1, 241)]
+    frames = [(base + noise * wave // 128 + rng.integers(-3, 4, base.shape)).clip(0, 255) for wave in waves]
+    compared: list[float] = []
+    likeness = near._likeness
+    monkeypatch.setattr(near, "_likeness", lambda *versions: compared.append(0) or likeness(*versions))
+    found = find_near_duplicates(pictures([frame.astype(np.uint8) for frame in frames]))
+    if noise == 6:
+        assert len(found) == 3 * 80, "val/train, test/train, test/val"
+        assert not compared, "no crops are compared where the whole pictures agree"
+    else:
+        assert 3 * 80 * near.MOST_CANDIDATES / 2 < len(compared) <= 3 * 80 * near.MOST_CANDIDATES
+
+
+def test_the_most_similar_picture_is_named_although_many_are_alike() -> None:
+    base = np.asarray(scene(0, 32)).astype(int)
+    frames = [
+        (base + (np.asarray(scene(i, 32)).astype(int) - 128) // 9).clip(0, 255).astype(np.uint8) for i in range(1, 61)
+    ]
+    frames[41] = frames[30]
+    (pair,) = [pair for pair in find_near_duplicates(pictures(frames), ("train", "test")) if pair.first == "41.png"]
+    assert (pair.second, pair.likeness) == ("30.png", 1.0)

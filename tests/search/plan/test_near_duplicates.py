@@ -46,7 +46,8 @@ def test_pairs_are_listed_and_drawn(tmp_path: Path, folder: Path) -> None:
     with Image.open(tmp_path / "mine-duplicates.png") as sheet:
         assert sheet.size == (236, 120)
     code, out, _ = run_inside(tmp_path, "check", "mine.toml", "--data", folder, "--gpus", "cpu:1", "--duplicates")
-    assert "1 near-duplicates across splits:\n  test/train: test/a/copy.png ~ train/a/00.png" in out
+    told = "1 near-duplicate across splits, of each picture the most similar in each other split"
+    assert f"{told}:\n  test/train: test/a/copy.png ~ train/a/00.png" in out
 
 
 def test_where_there_are_none_that_is_said_and_nothing_drawn(tmp_path: Path, folder: Path) -> None:
