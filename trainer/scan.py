@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -162,7 +163,9 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     notices += _about_tables(suggestion, layout, tree, root)
     raw = _raw_beside_pictures(layout)
     notices += _about_raw(raw)
-    passed = set(raw)
+    texts = [file.name for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
+    notices += _about_texts(texts)
+    passed = {*raw, *texts}
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     files: list[File] = []
@@ -275,6 +278,17 @@ def _about_raw(names: Sequence[str]) -> list[str]:
         f"{len(names):,} files are RAW of a camera, and are not used, because pictures of the same names are beside "
         f"them, the first: {names[0]}"
     ]
+
+
+def _about_texts(names: Sequence[str]) -> Iterator[str]:
+    """A sentence for each ending of texts and annotations in class folders; they are not used."""
+    endings = Counter(name.rpartition(".")[2].lower() for name in names)
+    for ending, count in sorted(endings.items()):
+        first = next(name for name in names if name.lower().endswith(f".{ending}"))
+        if count == 1:
+            yield f"{first} is not used, because no picture ends in .{ending}"
+        else:
+            yield f"{count:,} files are not used, because no picture ends in .{ending}, the first: {first}"
 
 
 def _about_links(tree: Folder) -> list[str]:

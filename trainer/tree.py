@@ -50,6 +50,11 @@ PICTURE_ENDINGS = (
 )
 """Endings that only pictures have. In a class folder, a file with another ending is a picture if Pillow reads it."""
 
+TEXT_ENDINGS = (
+    *(".txt", ".csv", ".tsv", ".xml", ".json", ".jsonl", ".md", ".htm", ".html", ".yaml", ".yml", ".log"),
+    *(".mat", ".pts"),
+)
+"""Endings of texts and annotations, as data sets have them beside pictures. In a class folder, they are not used."""
 
 ARCHIVE = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|(zip|7z|rar)(\.\d+)?)", re.IGNORECASE)
 """Names of archives: the first group is the name without its ending."""
@@ -74,6 +79,11 @@ class File:
     def is_picture(self) -> bool:
         """Whether the name has the ending of a picture."""
         return self.name.lower().endswith(PICTURE_ENDINGS)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the name has the ending of a text or of annotations."""
+        return self.name.lower().endswith(TEXT_ENDINGS)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ accuracy."""
 MASK_NAMES = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"}
 """Names of folders, in lower case, in which data sets for segmentation and detection have their answers."""
 
+DEEPEST_FOLDERS = 3
+"""Largest number of folders above a picture that are looked at for groups: PATIENT of CLASS/PATIENT/STUDY/SERIES/*."""
+
 FEWEST_FOLDERS = 5
 """Smallest number of different names of folders inside the classes for which groups are suggested. Fewer names, such as
 indoors and outdoors, are kinds of pictures and no groups."""
@@ -76,6 +79,11 @@ def _class_names(data: Dataset) -> Iterator[str]:
             told = " and ".join(repr(name) if _is_distinct(name) else ascii(name) for name in names)
             yield f"the classes {told} {_difference(names)}; if they are one class, give them one name"
     known = {name.casefold(): name for name in data.class_names}
+    if "background_google" in known:
+        yield (
+            f"{known['background_google']} is taken for a class; Caltech-101 has other pictures in it, and torchvision "
+            "leaves it out; to leave it out, move the folder elsewhere"
+        )
     if (masks := sorted(known.keys() & MASK_NAMES)) and known.keys() & {"image", "images", "img", "imgs"}:
         yield (
             f"the folder {known[masks[0]]} beside a folder of images is taken for a class; if it holds masks or "
@@ -235,30 +243,37 @@ def _are_words(names: Collection[str]) -> bool:
 
 
 def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """A warning if drawn splits divide folders inside the classes that look like groups: CLASS/PATIENT/*.
+    """A warning if drawn splits divide folders inside the classes that look like groups: CLASS/PATIENT/*, or
+    CLASS/PATIENT/STUDY/*. Of several such levels, the lowest one counts.
 
     The class folders themselves are not counted: with train/CLASS and test/CLASS, each class has two.
     """
-    splits: dict[str, set[str]] = defaultdict(set)
-    classes: dict[int, set[str]] = defaultdict(set)
-    composed = [unicodedata.normalize("NFC", name) for name in data.class_names]
-    for split, indices in data.splits.items():
-        for index in indices:
-            folder = data.names[index].rpartition("/")[0]
-            label = int(data.labels[index])
-            inside = unicodedata.normalize("NFC", folder.rpartition("/")[2]) != composed[label]
-            if inside and not (config.folds and split == "test"):
-                splits[folder].add(split)
-                classes[label].add(folder)
-    names = {folder.rpartition("/")[2] for folder in splits}
-    divided = sorted(folder for folder, parts in splits.items() if len(parts) > 1 or config.folds)
-    are_groups = len(names) >= max(FEWEST_FOLDERS, len(splits) / 2) and len(data.names) >= 2 * len(splits)
-    if divided and are_groups and all(len(folders) > 1 for folders in classes.values()):
-        yield (
-            f"the classes are divided into {len(splits):,} folders, and {len(divided):,} of them have pictures in "
-            f"several {'folds' if config.folds else 'splits'}, for example {divided[0]}; if each is a patient, a burst "
-            "or a video, data.group_by = '([^/]+)/[^/]+$' keeps its pictures together"
-        )
+    for up in range(1, DEEPEST_FOLDERS + 1):
+        splits: dict[str, set[str]] = defaultdict(set)
+        classes: dict[int, set[str]] = defaultdict(set)
+        composed = [unicodedata.normalize("NFC", name) for name in data.class_names]
+        for split, indices in data.splits.items():
+            for index in indices:
+                *above, folder = ["", *data.names[index].split("/")][:-up] or [""]
+                label = int(data.labels[index])
+                inside = unicodedata.normalize("NFC", folder) != composed[label]
+                if up > 1 and not (inside and composed[label] in (unicodedata.normalize("NFC", one) for one in above)):
+                    return
+                if inside and not (config.folds and split == "test"):
+                    splits["/".join([*above[1:], folder])].add(split)
+                    classes[label].add("/".join([*above[1:], folder]))
+        names = {folder.rpartition("/")[2] for folder in splits}
+        divided = sorted(folder for folder, parts in splits.items() if len(parts) > 1 or config.folds)
+        are_groups = len(names) >= max(FEWEST_FOLDERS, len(splits) / 2) and len(data.names) >= 2 * len(splits)
+        if not are_groups or not all(len(folders) > 1 for folders in classes.values()):
+            continue
+        if divided:
+            yield (
+                f"the classes are divided into {len(splits):,} folders, and {len(divided):,} of them have pictures in "
+                f"several {'folds' if config.folds else 'splits'}, for example {divided[0]}; if each is a patient, a "
+                f"burst or a video, data.group_by = '([^/]+){'/[^/]+' * up}$' keeps its pictures together"
+            )
+        return
 
 
 def misread(data: Dataset, config: DataConfig) -> Iterator[str]:

@@ -130,6 +130,22 @@ def test_of_many_bad_files_fifty_are_shown(tmp_path: Path) -> None:
     assert lines[-1] == "  ... and 10 more"
 
 
+def test_texts_and_annotations_in_class_folders_are_not_used_and_are_told_in_a_line_for_each_ending(
+    tmp_path: Path,
+) -> None:
+    root = make_folder(tmp_path / "tiny", {"train/n1/images": 4, "train/n2/images": 4})
+    plain = prepare(root, tmp_path)
+    for name in ("n1", "n2"):
+        (root / "train" / name / f"{name}_boxes.TXT").write_text("000.png\t0\t0\t9\t9\n")
+    (root / "train" / "n2" / "images" / "annotation_0001.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    data = prepare(root, tmp_path)
+    assert (data.names, data.bad_files, data.fingerprint) == (plain.names, (), plain.fingerprint)
+    assert data.notices == (
+        "train/n2/images/annotation_0001.mat is not used, because no picture ends in .mat",
+        "2 files are not used, because no picture ends in .txt, the first: train/n1/n1_boxes.TXT",
+    )
+
+
 def test_a_change_of_bad_files_decodes_nothing_again(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 2, "dog": 2})
     (root / "cat" / "bad.jpg").write_text("x")

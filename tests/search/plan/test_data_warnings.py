@@ -246,6 +246,25 @@ def test_folders_inside_the_classes_that_are_groups_by_a_setting_are_not_taken_f
     assert not [one for one in warnings_of(folder, tmp_path, **settings) if "if these are the classes" in one]
 
 
+@pytest.mark.parametrize("inside", ["study1", "study1/series1"])
+def test_folders_of_patients_around_folders_of_studies_are_told_with_the_setting_for_them(
+    tmp_path: Path, inside: str
+) -> None:
+    counts = {f"{name}/P{name}{i}/{inside}{'ab'[k]}": 3 for name in ("wrist", "hand") for i in range(5) for k in (0, 1)}
+    folder = make_pictures(tmp_path, counts)
+    (sentence,) = [one for one in warnings_of(folder, tmp_path) if "group_by" in one]
+    assert sentence.startswith("the classes are divided into 10 folders, and ")
+    pattern = sentence.partition("data.group_by = '")[2].partition("'")[0]
+    spec = DataConfig(path=str(folder), image_size=16, group_by=pattern)
+    data = prepare_data(spec, tmp_path / "cache")
+    assert set(data.groups) == {f"P{name}{i}" for name in ("wrist", "hand") for i in range(5)}
+
+
+def test_the_background_of_caltech_is_told(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"BACKGROUND_Google": 4, "ant": 4})
+    assert any(one.startswith("BACKGROUND_Google is taken for a class") for one in warnings_of(folder, tmp_path))
+
+
 @pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"test_fraction": 0.3}])
 @pytest.mark.parametrize("second", ["val", "test"])
 def test_class_folders_of_several_splits_are_not_taken_for_patients(
