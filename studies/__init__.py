@@ -22,7 +22,7 @@ from studies.axes import Range, values_of
 from studies.final import Final, Finetune
 from studies.spec import Confirm, Faults, Limit, Search, StudySpec, describe_budget
 from trainer.errors import ConfigError, no_room
-from trainer.values import nearest, override, validate
+from trainer.values import nearest, override, text_of, validate
 
 __all__ = [
     "Confirm",
@@ -175,6 +175,8 @@ def _text(study: str) -> str:
             raise ConfigError(f"no study {study!r} comes with the program, nor is it a .toml file; {cure}")
         if not path.exists():
             raise ConfigError(f"there is no file {study}; search studies --new {study} begins one")
-        return path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
+        return text_of(path)
+    except UnicodeError as error:
+        raise ConfigError(f"cannot read study {study}: {error}") from error
+    except OSError as error:
         raise ConfigError(f"cannot read study {study}: {error}") from error

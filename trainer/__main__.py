@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import ConfigError, TrainerError
 from trainer.results import macs_in_words
-from trainer.values import override, validate
+from trainer.values import override, text_of, validate
 
 EXIT_USER_ERROR = 2
 
@@ -96,10 +96,12 @@ def print_epoch(result: EpochResult, *, as_json: bool) -> None:
 def read_study(path: Path, assignments: list[str]) -> tuple[DataConfig, TrainConfig]:
     """The [data] and [train] tables of a study file, with ``KEY=VALUE`` assignments applied."""
     try:
-        values = override(tomllib.loads(path.read_text(encoding="utf-8")), assignments)
+        values = override(tomllib.loads(text_of(path)), assignments)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     data = validate(DataConfig, values.get("data", {}), f"{path} [data]")
     return data, validate(TrainConfig, values.get("train", {}), f"{path} [train]")

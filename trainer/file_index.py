@@ -201,7 +201,9 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
+        if "\0" in text:  # UTF-16 without a byte order mark
+            raise UnicodeError
+    except UnicodeError:
         raise DataError(f"the table {path} is not text in UTF-8; save it as CSV in UTF-8") from None
     separator = separator_of(text)
     if (said := EXCEL_SEPARATOR.match(text)) is not None:

@@ -33,6 +33,22 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def text_of(file: Path) -> str:
+    """The text of a study file, with or without a byte order mark, with which Windows' editors begin a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeError: its encoding is not UTF-8. The message is a clause with the cure.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as in UTF-16
+        raise UnicodeError("it is not text in UTF-8; save it as UTF-8")
+    return text
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """A clause that names the closest known word, or lists the known words if none is close.
 

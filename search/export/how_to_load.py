@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from search.export.formats import weights
@@ -97,17 +98,7 @@ def loading_paragraphs(record: ExportRecord) -> list[str]:
         f"Class names, in the order of the logits, are `label_names` in `config.json` and the lines of "
         f"`{weights.CLASS_MAP}`."
     )
-    is_sorted = weights.has_timms_order(data.class_names)
-    if not is_sorted and any(name != name.strip() for name in data.class_names):
-        inputs += (
-            " timm's own folder reader sorts these classes in another order, and from a file it reads class names "
-            "without the spaces around them. Rename the folders of such classes before you use timm's scripts."
-        )
-    elif not is_sorted:
-        inputs += (
-            " timm's own folder reader sorts these classes in another order (numbers by value, without case), so its "
-            f"scripts need `--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}` to give them the same numbers."
-        )
+    inputs += _order_in_timm(data.class_names)
     if model.members > 1 or model.views:
         voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
         inputs += (
@@ -115,6 +106,27 @@ def loading_paragraphs(record: ExportRecord) -> list[str]:
             "their argmax the predicted class."
         )
     return [*parts, inputs, "`sha256sum --check SHA256SUMS` tells whether a file has changed since it was proven."]
+
+
+def _order_in_timm(names: Sequence[str]) -> str:
+    """A sentence about timm's folder reader if it gives these classes other numbers, or none; else ""."""
+    if refused := weights.not_sorted_by_timm(names):
+        return (
+            f" timm's own folder reader cannot sort {len(refused):,} of these classes and ends with a ValueError: in "
+            "their names a digit stands alone that is no decimal number (such as \u00b2 or \u2460). Rename the folders "
+            "of such classes before you use timm's scripts."
+        )
+    if weights.has_timms_order(names):
+        return ""
+    if any(name != name.strip() for name in names):
+        return (
+            " timm's own folder reader sorts these classes in another order, and from a file it reads class names "
+            "without the spaces around them. Rename the folders of such classes before you use timm's scripts."
+        )
+    return (
+        " timm's own folder reader sorts these classes in another order (numbers by value, without case), so its "
+        f"scripts need `--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}` to give them the same numbers."
+    )
 
 
 def _removes_background(record: ExportRecord) -> bool:

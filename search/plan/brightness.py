@@ -70,7 +70,7 @@ def _dark(data: Dataset) -> Iterator[str]:
         looked = "" if len(chosen) == len(indices) else f" ({len(chosen):,} were looked at)"
         yield (
             f"the {_count(len(indices), 'picture')} of more than 8 bits are read nearly black: their brightest pixel "
-            f"is {highest} of 255{looked}, so they have at most {highest + 1} gray levels; "
+            f"is {highest} of 255{looked}, so they have at most {_count(highest + 1, 'gray level')}; "
         )
 
 
@@ -103,6 +103,7 @@ def _some(values: Sequence[float]) -> str:
 
 
 def _black(data: Dataset) -> list[str]:
-    """Names of some black pictures. If they are of more than 8 bits, ``scales`` does not have them."""
+    """Names of some black pictures that ``scales`` does not have; they may be of more than 8 bits."""
     chosen = range(0, len(data.names), -(-len(data.names) // LOOKED_AT))
-    return [data.names[index] for index in chosen if not data.images[index].any()]
+    black = (data.names[index] for index in chosen if not data.images[index].any())
+    return [name for name in black if name not in data.scales]

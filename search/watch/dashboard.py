@@ -103,15 +103,19 @@ def parse_origin(url: str) -> str:
     Raises:
         UsageError: the address has another scheme, a path, or no host name.
     """
+    if "@" in url.partition("://")[2].partition("/")[0]:  # it may be a password, so it is not repeated
+        raise UsageError("--url has a user or a password before the host name; write it without, as https://HOST")
     try:
         parts = urlsplit(url)
         name, port = _host_name(parts.hostname or ""), parts.port
     except (UsageError, ValueError):
-        raise UsageError(f"--url {url} is not the address of a host; write --url https://box.example.org") from None
+        cure = "write --url https://box.example.org"
+        if not url.isascii():
+            cure = "write its name as browsers send it, in the form that begins with xn--"
+        raise UsageError(f"--url {url} is not the address of a host; {cure}") from None
     if parts.scheme != "https":
         raise UsageError(f"--url {url}: browsers must reach the proxy by https; without TLS use --allow-host {name}")
-    rest = url.partition("://")[2].partition("/")[2] or parts.query or parts.fragment
-    if rest or "@" in parts.netloc:
+    if url.partition("://")[2].partition("/")[2] or parts.query or parts.fragment:
         raise UsageError(
             f"--url {url}: the dashboard needs a host name of its own and works under no path; "
             f"write --url https://{name}"
@@ -249,6 +253,10 @@ def _host_name(name: str) -> str:
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(name.strip("[]"))
         return f"[{address}]" if address.version == 6 else str(address)
+    if not name.isascii():
+        raise UsageError(
+            f"{name!r} is not a host name as browsers send it; write its form of a to z, which begins with xn--"
+        )
     if not re.fullmatch(r"[a-z0-9._-]+", name.lower()):
         raise UsageError(f"{name!r} is not a host name; write one without scheme and port, such as box.example.org")
     return name.lower()

@@ -137,7 +137,7 @@ class DashboardGate:
 
         # A foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name as Host.
         host = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", environ.get("HTTP_HOST", "").lower())
-        if host is None or host[1] not in self._allowed_hosts:
+        if host is None or host[1].removesuffix(".") not in self._allowed_hosts:
             names = ", ".join(sorted(self._allowed_hosts))
             sentence = (
                 f"This dashboard answers only under these names: {names}; --allow-host adds one, --url that of a proxy."
@@ -165,6 +165,11 @@ class DashboardGate:
             if not self._database.writable:
                 sentence = "This dashboard is read-only: it shows studies and changes nothing."
                 return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
+            if proxied and self._origin is None:
+                sentence = (
+                    "This dashboard accepts changes through a proxy only if it was started with --url https://HOST."
+                )
+                return _answer(environ, start, "403 Forbidden", sentence)
             # A foreign page can send requests, although it cannot read the answers. Programs send no Origin.
             if environ.get("HTTP_ORIGIN", origin).lower() != origin:
                 sentence = "This dashboard accepts changes only from its own pages."

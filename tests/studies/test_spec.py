@@ -632,8 +632,12 @@ def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("lr = = 3")
     with pytest.raises(ConfigError, match=r"is not TOML: .*line 1, column 6"):
         studies.load(str(tmp_path / "x.toml"))
-    (tmp_path / "y.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"cannot read study .*y.toml"):
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_a_file_in_another_encoding_is_refused_with_the_one_to_save_it_in(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "y.toml").write_text('[data]\npath = "caf\u00e9"\n', encoding=encoding)
+    with pytest.raises(ConfigError, match=r"^cannot read study .*y.toml: it is not text in UTF-8; save it as UTF-8$"):
         studies.load(str(tmp_path / "y.toml"))
 
 

@@ -419,6 +419,8 @@ def test_a_file_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> Non
     )
     (root / "latin.csv").write_bytes("id,label\n000,ä\n".encode("latin-1"))
     assert "latin.csv is not text in UTF-8; save it as CSV in UTF-8" in problems_of(root, tmp_path, labels="latin.csv")
+    (root / "wide.csv").write_text("file,label\n000.png,cat\n", encoding="utf-16-le")  # without a byte order mark
+    assert "wide.csv is not text in UTF-8; save it as CSV in UTF-8" in problems_of(root, tmp_path, labels="wide.csv")
     assert "cannot be read: embedded null byte" in problems_of(root, tmp_path, labels="a\0b")
     assert "cannot be read: Is a directory" in problems_of(root, tmp_path, labels="train")
 

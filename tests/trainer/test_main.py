@@ -122,13 +122,12 @@ def test_a_study_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[s
     assert sentence_of(capsys, str(tmp_path)) == f"cannot read {tmp_path}: Is a directory"
 
 
-@pytest.mark.parametrize("content", [b"[train\nlr = 1", b"\xff\xfe\x00"])
-def test_a_study_that_is_no_toml_is_a_sentence(
-    content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_study_that_is_no_toml_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
-    study.write_bytes(content)
+    study.write_text("[train\nlr = 1")
     assert sentence_of(capsys, str(study)).startswith(f"{study} is not TOML: ")
+    study.write_text("[train]\nlr = 1", encoding="utf-16")
+    assert sentence_of(capsys, str(study)) == f"cannot read {study}: it is not text in UTF-8; save it as UTF-8"
 
 
 def test_an_unknown_model_is_a_sentence(cache: list[str], capsys: pytest.CaptureFixture[str]) -> None:

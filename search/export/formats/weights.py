@@ -132,10 +132,20 @@ def has_timms_order(names: Sequence[str]) -> bool:
     """Whether timm's folder reader gives these classes the same numbers; it ignores case, and sorts digits by value."""
     from timm.utils.misc import natural_key
 
-    try:
-        return sorted(names, key=natural_key) == list(names)
-    except (TypeError, ValueError):  # timm cannot sort every name, for example "²": a digit, but not a number
-        return False
+    return not not_sorted_by_timm(names) and sorted(names, key=natural_key) == list(names)
+
+
+def not_sorted_by_timm(names: Sequence[str]) -> list[str]:
+    """The names for which timm's folder reader ends with a ValueError, for example "²": a digit, but not a number."""
+    from timm.utils.misc import natural_key
+
+    refused = list[str]()
+    for name in names:
+        try:
+            natural_key(name)
+        except ValueError:
+            refused.append(name)
+    return refused
 
 
 def open_weights(folder: Path) -> Opened:

@@ -59,7 +59,10 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         ("https://box.example.org//", "works under no path"),
         ("https://box.example.org/?a=b", "works under no path"),
         ("https://box.example.org#a", "works under no path"),
-        ("https://me:word@box.example.org", "works under no path"),
+        ("https://me:word@box.example.org", "^--url has a user or a password before the host name; write it without"),
+        ("http://me:word@box:port/x", "^--url has a user or a password before the host name; write it without"),
+        ("https://b\u00f6rse.example", "is not the address of a host; write its name as browsers send it, in the form"),
+        ("https://\u9ce5.example/x", "in the form that begins with xn--$"),
         ("http://box.example.org", "must reach the proxy by https; without TLS use --allow-host box.example.org"),
         ("box.example.org", "is not the address of a host; write --url https://box.example.org"),
         ("https://", "is not the address of a host"),
@@ -72,6 +75,13 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
 def test_a_url_that_is_more_or_less_than_a_host_with_tls_is_refused(url: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         serve_dashboard("sqlite:///search.db", port=0, url=url)
+
+
+def test_a_name_with_other_letters_is_refused_with_the_form_to_write() -> None:
+    with pytest.raises(
+        UsageError, match="is not a host name as browsers send it; write its form of a to z, which begi"
+    ):
+        serve_dashboard("sqlite:///search.db", port=0, allow_hosts=["b\u00f6rse.example"])
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,8 @@ def test_edits_do_not_create_a_database(tmp_path: Path) -> None:
 FOREIGN_HOSTS = [
     "evil.example",
     "127.0.0.1.evil.example",
-    "localhost.:80",
+    "localhost..:80",
+    ".localhost",
     "10.0.0.1",
     "",
     "[::2]",
@@ -286,7 +287,7 @@ def test_a_foreign_host_is_refused(search: Search) -> None:
 
 def test_names_of_this_machine_are_answered(search: Search) -> None:
     app = build_app(search.url)
-    for host in ("127.0.0.1", "localhost", "LocalHost:9", "[::1]", "[::1]:8080"):
+    for host in ("127.0.0.1", "localhost", "LocalHost:9", "localhost.", "Localhost.:80", "[::1]", "[::1]:8080"):
         assert ask(app, "/api/studies", HTTP_HOST=host).status == 200, host
 
 
@@ -365,7 +366,11 @@ def test_through_a_proxy_nobody_counts_as_this_machine(search: Search, header: s
     assert ask(build_app(search.url, edits=True), "/api/studies/1", "DELETE", **behind).status == 401
     guarded = build_app(search.url, token=TOKEN, edits=True)
     assert ask(guarded, "/api/studies/1", "DELETE", **behind).status == 401
-    assert ask(guarded, "/api/studies", HTTP_COOKIE=f"featherweight-80={TOKEN}", **behind).status == 200
+    brought = {"HTTP_COOKIE": f"featherweight-80={TOKEN}"}
+    assert ask(guarded, "/api/studies", **brought, **behind).status == 200
+    refused = ask(guarded, "/api/studies/1", "DELETE", **brought, **behind)
+    assert (refused.status, b"through a proxy only if it was started with --url" in refused.body) == (403, True)
+    assert ask(guarded, "/api/studies/1", "DELETE", **brought).status == 204
 
 
 def test_what_a_proxy_or_its_client_says_changes_no_address(search: Search) -> None:
