@@ -29,7 +29,7 @@ SAME = 0.95
 """Least correlation of the small versions of near-duplicates. In 1,200 pictures each of flowers (128 px), birds (64 px)
 and CIFAR-10, cropped copies and JPEGs of quality 40 had at least 0.96, different pictures at most 0.935."""
 
-PLAUSIBLE = 0.6
+PLAUSIBLE = 0.55
 """Least correlation of whole pictures for which cropped versions are compared too."""
 
 SMALL = 16
@@ -42,8 +42,8 @@ of a picture. Without this bound, the time would grow with the square of the num
 CROP = 0.05
 """Share of each side that a copy may have lost, at any edge."""
 
-SHIFT = 0.042
-"""Distance by which the centre of a wide picture moves if CROP of its width is lost at a side, as a share of its
+SHIFTS = (0.034, 0.046)
+"""Distances by which the centre of a wide picture moves if CROP of its width is lost at a side, as a share of its
 height: 0.033 for 4:3, 0.0375 for 3:2, 0.044 for 16:9. The same for tall pictures."""
 
 Interval = tuple[float, float]
@@ -52,8 +52,8 @@ Interval = tuple[float, float]
 def _places() -> list[tuple[Interval, Interval]]:
     """Where a copy may lie in its original, across and down. The original is (0, 1); a copy may reach beyond it."""
     whole, middle, ends = (0.0, 1.0), (CROP / 2, 1 - CROP / 2), [(0.0, 1 - CROP), (CROP, 1.0)]
-    moved = [(by, 1 + by) for by in (-SHIFT, SHIFT)]
-    smaller = [(middle[0] + by, middle[1] + by) for by in (-SHIFT, SHIFT)]
+    moved = [(by, 1 + by) for shift in SHIFTS for by in (-shift, shift)]
+    smaller = [(middle[0] + by, middle[1] + by) for shift in SHIFTS for by in (-shift, shift)]
     across = [*product(ends, [whole, middle]), *product(moved, [whole]), *product(smaller, [middle, *ends])]
     return [(whole, whole), (middle, middle), *product(ends, ends), *across, *((y, x) for x, y in across)]
 
