@@ -12,7 +12,7 @@ from search.paths import DEFAULT_RUNS, Runs
 from search.plan.space import check_exported
 from search.plan.width import Fitter
 from search.policy.ladder import REPEATS
-from search.study.marks import own_trials
+from search.study.marks import foreign_trials, own_trials
 from search.study.trial import exportable, outcome_of, paused_trials, ranked, size_of
 from search.words import trials_in_words
 from studies import StudySpec
@@ -36,6 +36,7 @@ def choose_trials(
     trials = own_trials(study)
     if numbers:
         feasible, outcomes = ranked(trials, spec.limit), {trial.number: outcome_of(trial) for trial in trials}
+        foreign = {trial.number: trial.user_attrs["reason"] for trial in foreign_trials(study)}
         found = [trial for number in numbers for trial in feasible if trial.number == number]
         for number in set(numbers) - {trial.number for trial in found}:
             state = outcomes.get(number)
@@ -43,6 +44,8 @@ def choose_trials(
             repeated = next((one.user_attrs.get(REPEATS) for one in trials if one.number == number), None)
             if repeated is not None:
                 why = f"trial {repeated} again with another seed, and not a candidate"
+            if number in foreign:
+                why = foreign[number].partition(";")[0]
             name = study.study_name
             lists = runs.command("report", name)
             raise NothingToExport(f"trial {number} of {name!r} is {why}; {lists} lists the others")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,8 @@ class ModelSampler(BaseSampler):
         candidates."""
         names, begin, steps = list(encoding.axes), first_theta(len(encoding.axes)), FIT_STEPS
         if beyond:
-            for other in reversed(study.get_trials(deepcopy=False)[: trial.number]):
+            before = takewhile(lambda other: other.number < trial.number, study.get_trials(deepcopy=False))
+            for other in reversed(list(before)):
                 kept = other.system_attrs.get(THETA)
                 if kept is not None and kept["settings"] == names:
                     begin, steps = np.array(kept["theta"]), REFIT_STEPS

@@ -37,7 +37,6 @@ from search.running.quota import Quota
 from search.running.records import Ending, PendingEvent, ResultChanged
 from search.running.trials import Trials
 from search.study import events
-from search.study.marks import FOREIGN_REASON
 from search.study.memory import looking_once
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
@@ -167,14 +166,17 @@ class Coordinator:
         checks = (self.owned.check, partial(check_writable, self.trials.study))
         # Another attempt to reach a vanished server could last beyond the deadline.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
-        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
+        trials = self.trials
+        steps = (trials.lose_foreign, trials.complete_asking, self._catch_up, self._assign, self._fail_surplus)
         minutes = self.spec.faults.storage_minutes
         news = bool(self.backlog)
         is_needed = news or self.outage.is_on or not self.crew.training() or next(self.crew.idle(), None) is not None
         if self.looking.is_due(news=is_needed):
             # What other programs change meanwhile is seen in the next turn.
             with self.looking.working(), looking_once(self.trials.study):
-                if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
+                if too_late or not self.outage.with_database(
+                    *checks, *steps, self._tell_of_others, most_minutes=minutes
+                ):
                     self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._goes_on():
             return False
@@ -201,7 +203,7 @@ class Coordinator:
         while self.backlog:  # an event whose handling fails stays first, and is handled again from the start
             try:
                 self._handle(self.backlog[0])
-            except UpdateFinishedTrialError:
+            except (UpdateFinishedTrialError, KeyError):  # KeyError: the trial is no longer in the database
                 if not self.trials.lose_foreign():
                     raise
             else:
@@ -244,9 +246,8 @@ class Coordinator:
         """Tell the user, once, about trials that other programs have finished or queued with impossible values."""
         while (others := self.trials.others).refused:
             self.say(line_of(self.trials.finished[others.refused.popleft()], self.trials), WARNING)
-        if others.foreign:
-            self.say(f"trial {', '.join(map(str, others.foreign))}: {FOREIGN_REASON}", WARNING)
-            others.foreign.clear()
+        for line in others.words_of_foreign():
+            self.say(line, WARNING)
 
     def _fail_surplus(self) -> None:
         """Once the budget is spent, fail the surplus trials that a broken connection has created."""

@@ -47,6 +47,7 @@ from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
 from search.study.marks import own_trials
+from search.study.mending import mend_trials
 from search.study.noise import store_num_pictures
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
@@ -120,7 +121,7 @@ def launch(
         spec, notes = begun.spec, list(begun.notes)
         workers, prepared = share_gpus(devices, spec.search.workers_per_gpu), prepare(spec, runs, display.console)
         check_lock()  # the Postgres server may have been restarted while the pictures were decoded
-        notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        notes += take_folder(runs, spec.name, uuid_of(spec.name, storage)) + mend_trials(storage, spec.name)
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.policy.ladder import REPEATS
 from search.study import events
 from search.study.journal import Journal
-from search.study.marks import FOREIGN_REASON, Marks, foreign_trials, is_foreign
+from search.study.marks import Marks, foreign_trials, is_foreign
+from search.study.memory import trial_of
 from search.study.noise import KNOWN
 from search.study.sampling import QUEUED, set_attributes
 from search.study.transfer import TRANSFERRED
@@ -32,7 +33,7 @@ class Others:
         self.refused: deque[int] = deque()
         """Numbers of trials that were queued with impossible values and have failed. The user has not been told yet."""
         self.foreign: deque[int] = deque()
-        """Numbers of trials that another program has finished. The user has not been told yet."""
+        """Numbers of trials that another program has finished or deleted. The user has not been told yet."""
         self._noted: set[int] = set()
         """Numbers of trials for which the journal has a line."""
 
@@ -55,12 +56,20 @@ class Others:
         for frozen in foreign_trials(self.study):
             number = frozen.number
             if number in unfinished or (number < below and number not in self._noted):
-                reason = FOREIGN_REASON
+                reason = frozen.user_attrs["reason"]
                 self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
                 self._noted.add(number)
                 self.foreign.append(number)
                 found.append(number)
         return found
+
+    def words_of_foreign(self) -> list[str]:
+        """The trials in ``foreign`` in words, a line for each reason. The user is told of each once."""
+        reasons: dict[str, list[str]] = {}
+        while self.foreign:
+            frozen = trial_of(self.study, self.foreign.popleft())
+            reasons.setdefault(frozen.user_attrs["reason"], []).append(str(frozen.number))
+        return [f"trial {', '.join(numbers)}: {reason}" for reason, numbers in reasons.items()]
 
     def note_queued(self, frozen: FrozenTrial) -> None:
         """Write a trial that another program has queued to the journal."""
@@ -76,8 +85,8 @@ class Others:
         number, reason = frozen.number, f"queued{by} with impossible values: {error}"
         self.note_queued(frozen)
         set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})
-        self.marks.mark_ended(self.study, frozen)
+        self.marks.mark_ended(self.study, frozen, TrialState.FAIL)
         self.study.tell(number, state=TrialState.FAIL)
         self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
         self.refused.append(number)
-        return self.study.get_trials(deepcopy=False)[number]
+        return trial_of(self.study, number)

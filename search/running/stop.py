@@ -18,6 +18,7 @@ from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, owner_of
 from search.study.marks import Marks
+from search.study.mending import mend_trials
 from search.study.sampling import set_attributes
 from search.study.storage import open_storage, storage_errors
 from search.study.study import UUID, find_study, uuid_of
@@ -85,6 +86,7 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
     """End the paused trials of a study as PRUNED, with the value of their last step. Returns their number."""
     with own_study(name, url, runs) as check_lock:
         storage = open_storage(url)
+        mend_trials(storage, name)
         study, spec = find_study(storage, name)
         paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
         if not paused:
@@ -97,7 +99,7 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
             check_lock()
             reason = f"ended while it was paused after {step_word(spec)} {trial.user_attrs[PAUSED_AT]}"
             set_attributes(study, trial, {"reason": reason})
-            marks.mark_ended(study, trial)
+            marks.mark_ended(study, trial, TrialState.PRUNED)
             study.tell(trial.number, state=TrialState.PRUNED)
             value = trial.intermediate_values[max(trial.intermediate_values)]
             journal.append(events.Tell(trial=trial.number, state="PRUNED", value=value, reason=reason))

@@ -29,7 +29,7 @@ from search.study.begun import other_versions, store_versions
 from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.journal import Journal
-from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
+from search.study.marks import Marks, is_foreign, own_trials
 from search.study.memory import is_new, one_transaction, read_anew, trial_of, unfinished_numbers
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
@@ -285,14 +285,14 @@ class Trials:
         progress = self.progress[number]
         trial, frozen = progress.trial, self._frozen(progress.trial)
         if is_foreign(frozen):
-            raise UpdateFinishedTrialError(FOREIGN_REASON)
+            raise UpdateFinishedTrialError(frozen.user_attrs["reason"])
         if not frozen.state.is_finished():  # if it is, the end was stored before, but the reply was lost
             facts = progress.facts | {"device": device} | ending.facts
             if not progress.seconds and not progress.reported and ending.state != TrialState.COMPLETE:
                 facts[FAILED_UNDER] = settings_hash(self.spec)
             with one_transaction(self.study):
                 set_attributes(self.study, trial, facts)
-                self.marks.mark_ended(self.study, frozen)
+                self.marks.mark_ended(self.study, frozen, ending.state, ending.value)
                 self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         state, why, kind = ending.state.name, ending.reason, ending.failure
@@ -309,7 +309,7 @@ class Trials:
     def fail_unknown(self) -> None:
         """Fail the surplus trials that a broken connection has created; they were never trained."""
         for frozen in self._unknown():
-            self.marks.mark_ended(self.study, frozen)
+            self.marks.mark_ended(self.study, frozen, TrialState.FAIL)
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append(events.Tell(trial=frozen.number, state="FAIL", value=None, reason="created twice"))
 
@@ -370,7 +370,7 @@ class Trials:
             self.orphans.append(frozen.number)
 
     def lose_foreign(self, below: int = 0) -> bool:
-        """Give up trials that another program has finished; a replay counts them as failed.
+        """Give up trials that another program has finished or deleted; a replay counts them as failed.
 
         Args:
             below: the number of the next candidate; the journal needs a line for each trial before it.
@@ -384,6 +384,7 @@ class Trials:
         for number in lost:
             self.progress.pop(number, None)
             self.rungs.end(number, None)
+        self.orphans = deque(number for number in self.orphans if number not in lost)
         return was_unfinished
 
     def _frozen(self, trial: Trial) -> FrozenTrial:

@@ -16,6 +16,8 @@ owned         a study that this process owns, and the check before each write
 outage        retries database steps during an outage
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
+gone          a failed trial in the place of each one that was deleted from the database
+mending       has deleted trials replaced before the owner of a study reads it
 trial         one trial as the program sees it: view, rank, outcome
 ended         totals over the trials that have ended
 standings     the candidates that have reached each rung, and those paused there
@@ -30,6 +32,7 @@ finalists     the candidates of a confirmation: means, ties
 exported      the result of the last export, for every view of the study
 result        the result of a study: tested, confirmed, gain over the first known recipe
 events        the lines of a journal as checked values
+void          trials that have ended in the journal, and are deleted or changed in the database
 journal       the append-only log of a search
 replay        repeats the decisions of a journal with a fresh sampler and pruner
 """

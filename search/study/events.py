@@ -131,6 +131,8 @@ class Launch(_Line):
     space: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, str]
     rebuilt: Sequence[int] | None = None
+    void: Mapping[str, Words] | None = None
+    """Number of a trial that has ended in the journal, and that the database lacks or has otherwise -> the reason."""
     history: Sequence[RecordedTrial] | None = None
 
     @property

@@ -101,7 +101,8 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
     number = best.number
     if confirmation is not None and confirmation.winner is not None:
         number = confirmation.winner
-    best_value, best_error, seeds = _value(trials[number], confirmed.get(number))
+    chosen = next(trial for trial in trials if trial.number == number)
+    best_value, best_error, seeds = _value(chosen, confirmed.get(number))
     known_value, known_error, known_seeds = _value(known, confirmed.get(known.number))
     objective = spec.search.objective
     below, above = _newcombe(best_value, known_value, pictures) if objective == "accuracy" else (0.0, 0.0)

@@ -13,7 +13,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +47,7 @@ from search.study.events import (
 from search.study.marks import is_foreign
 from search.study.sampling import QUEUED
 from search.study.trial import failure_of
+from search.study.void import void_trials, words_of
 from studies import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -80,20 +81,20 @@ class Gap:
     """Numbers of the trials with steps that only the journal has: an older copy of the database was restored."""
     others: list[int]
     """Numbers of the trials in ``less`` that the database does not have, or has with other settings."""
+    void: dict[int, str] = field(default_factory=dict)
+    """Number of a trial that has ended in the journal, and is gone or changed in the database -> the reason."""
 
     def sentences(self) -> list[str]:
         """Sentences for the user, each with its consequence."""
-        said = []
+        said = [f"{words}; the journal has it, and a replay does not judge it" for words in words_of(self.void)]
         if self.less:
             said.append(
                 f"the journal has more steps of trial {_numbers(self.less)} than the database, which is an older copy: "
                 "the search goes on from the database, and a replay does not judge these trials"
             )
         if self.more:
-            numbers = _numbers(self.more)
-            said.append(
-                f"the database has more steps of trial {numbers} than the journal: a replay does not judge these trials"
-            )
+            than = f"the database has more steps of trial {_numbers(self.more)} than the journal"
+            said.append(f"{than}: a replay does not judge these trials")
         return said
 
 
@@ -224,12 +225,16 @@ class Journal:
             for event in lost
             if isinstance(event, Ask) and (event.trial >= len(trials) or trials[event.trial].params != event.params)
         ]
-        gap = Gap(more=[], less=sorted({event.trial for event in lost}), others=others)
-        if begins_anew or lost or sum(isinstance(event, Enqueue) or event.trial in more for event in missing) > 1:
-            gap = replace(gap, more=[] if begins_anew else more)
-            rebuilt = sorted({*more, *gap.less})
+        void = void_trials(told, trials)
+        less = sorted({event.trial for event in lost} - void.keys())
+        gap = Gap(more=[], less=less, others=others, void=void)
+        several = sum(isinstance(event, Enqueue) or event.trial in more for event in missing) > 1
+        if begins_anew or lost or void or several:
+            gap = replace(gap, more=[] if begins_anew else [number for number in more if number not in void])
+            update: dict[str, object] = {"rebuilt": sorted({*more, *gap.less, *void})}
+            update |= {"void": {str(number): why for number, why in void.items()}} if void else {}
             history = [RecordedTrial.of(trial) for trial in trials]
-            self.append(launch.model_copy(update={"rebuilt": rebuilt, "history": history}))
+            self.append(launch.model_copy(update={**update, "history": history}))
         else:
             self.append(launch)
             for event in missing:
@@ -245,10 +250,9 @@ def cut_torn_line(path: Path) -> bool:
     except FileNotFoundError:
         return False
     whole = content.rfind(b"\n") + 1
-    if whole == len(content):
-        return False
-    os.truncate(path, whole)
-    return True
+    if whole < len(content):
+        os.truncate(path, whole)
+    return whole < len(content)
 
 
 @without_gc()

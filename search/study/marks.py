@@ -2,11 +2,14 @@
 
 A trial is marked when the search asks Optuna for it, and a second time just before its end is stored (afterwards,
 Optuna adds nothing to a trial). If a trial is finished without the second mark, the search sees a failed trial in its
-place. So samplers, pruners, rankings and figures never learn from it.
+place. So samplers, pruners, rankings and figures never learn from it. The second mark has a checksum, so the same
+holds for a trial that another program changes later.
 """
 
 from __future__ import annotations
 
+import json
+import zlib
 from dataclasses import dataclass
 
 import optuna
@@ -15,6 +18,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
+from search.study.gone import GONE, GONE_REASON
 from search.study.memory import RememberingStorage
 from search.study.sampling import set_attributes
 from search.study.storage import backend_of
@@ -25,7 +29,8 @@ MARK = "featherweight:mark"
 """Trial attribute: the study's UUID and the trial's number, so that the mark of a copied trial is not valid."""
 
 ENDED = "/ended"
-"""The suffix that the mark gets before a trial's end is stored."""
+"""The suffix that the mark gets before a trial's end is stored. A checksum of the trial follows (``_checksum``), but
+not in ends that earlier versions stored."""
 
 BEFORE = "featherweight:marked_since"
 """Study attribute: see ``BeforeMarks``."""
@@ -34,6 +39,11 @@ FOREIGN = "featherweight:foreign"
 """Attribute of the failed trial that stands in for a trial that is not the search's own."""
 
 FOREIGN_REASON = "finished by another program; its value is not used"
+
+CHANGED_REASON = "changed in the database after its end; its value is not used"
+
+NOT_OWN = (FOREIGN_REASON, CHANGED_REASON, GONE_REASON)
+"""The reasons why a finished trial is not the search's own."""
 
 
 class BeforeMarks(FrozenModel):
@@ -59,9 +69,12 @@ class Marks:
         if trial.user_attrs.get(MARK) != self.mark_of(trial.number):
             set_attributes(study, trial, {MARK: self.mark_of(trial.number)})
 
-    def mark_ended(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Mark a trial whose end is about to be stored."""
-        set_attributes(study, trial, {MARK: self.mark_of(trial.number) + ENDED})
+    def mark_ended(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, value: float | None = None
+    ) -> None:
+        """Mark a trial whose end is about to be stored, after all else of it."""
+        now = study._storage.get_trial(trial._trial_id)
+        set_attributes(study, trial, {MARK: f"{self.mark_of(trial.number)}{ENDED}/{_checksum(now, state, value)}"})
 
     @classmethod
     def of(cls, study: optuna.Study, uuid: str | None) -> Marks:
@@ -74,8 +87,15 @@ class Marks:
 
     def is_own(self, trial: FrozenTrial) -> bool:
         """Whether only the search can have finished a trial; True while it is not finished."""
-        if not trial.state.is_finished() or trial.user_attrs.get(MARK) == self.mark_of(trial.number) + ENDED:
+        if not trial.state.is_finished():
             return True
+        if GONE in trial.user_attrs or (trial.state == TrialState.COMPLETE and trial.values is None):
+            return False
+        mark = str(trial.user_attrs.get(MARK)).removeprefix(self.mark_of(trial.number) + ENDED)
+        if mark == "" or mark == f"/{_checksum(trial, trial.state, trial.value)}":
+            return True
+        if mark.startswith("/"):
+            return False
         if self.before is None:
             return _is_trained(trial)
         return trial.number < self.before.trials and trial.number not in self.before.without
@@ -84,12 +104,19 @@ class Marks:
         """Whether the search has asked for an unfinished trial. Also True if it did so before there were marks."""
         without = () if self.before is None else self.before.without  # unfinished before there were marks
         asked = self.mark_of(trial.number)  # with ENDED: killed before the end was stored
-        return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
+        mark = str(trial.user_attrs.get(MARK))
+        return mark == asked or mark.startswith(asked + ENDED) or trial.number in without
 
     def as_seen(self, trial: FrozenTrial) -> FrozenTrial:
         """The trial as the search sees it: the trial itself if it is the search's own, else a failed one in its
         place."""
-        return trial if self.is_own(trial) else _stand_in(trial)
+        return trial if self.is_own(trial) else _stand_in(trial, self._why_not_own(trial))
+
+    def _why_not_own(self, trial: FrozenTrial) -> str:
+        if GONE in trial.user_attrs:
+            return GONE_REASON
+        changed = str(trial.user_attrs.get(MARK)).startswith(self.mark_of(trial.number) + ENDED)
+        return CHANGED_REASON if changed else FOREIGN_REASON
 
     def mark_of(self, number: int) -> str:
         """The mark of a trial that was asked for."""
@@ -134,23 +161,26 @@ def mark_those_before(study: optuna.Study) -> None:
         return
     trials = study.get_trials(deepcopy=False)
     without = [trial.number for trial in trials if not (trial.state.is_finished() and _is_trained(trial))]
-    study.set_user_attr(BEFORE, BeforeMarks(trials=len(trials), without=tuple(without)).model_dump(mode="json"))
+    study.set_user_attr(
+        BEFORE,
+        BeforeMarks(trials=trials[-1].number + 1 if trials else 0, without=tuple(without)).model_dump(mode="json"),
+    )
 
 
 def is_foreign(trial: FrozenTrial) -> bool:
-    """Whether this is the stand-in for a trial that another program finished."""
+    """Whether this is the stand-in for a trial that another program finished, changed or deleted."""
     return FOREIGN in trial.user_attrs
 
 
 def foreign_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The stand-ins for trials that other programs have finished."""
+    """The stand-ins for trials that other programs have finished, changed or deleted."""
     if isinstance(study._storage, RememberingStorage):
         return study._storage.stand_ins()  # without a look through all trials
     return [trial for trial in study.get_trials(deepcopy=False) if is_foreign(trial)]
 
 
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The search's own trials, without those that other programs have finished."""
+    """The search's own trials, without those that other programs have finished, changed or deleted."""
     return [trial for trial in study.get_trials(deepcopy=False) if not is_foreign(trial)]
 
 
@@ -160,7 +190,15 @@ def _is_trained(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs
 
 
-def _stand_in(trial: FrozenTrial) -> FrozenTrial:
+def _checksum(trial: FrozenTrial, state: TrialState, value: float | None) -> str:
+    """CRC-32 of all that a trial has at its end. Optuna itself chooses the value of a trial that is not COMPLETE."""
+    attributes = {name: one for name, one in trial.user_attrs.items() if name != MARK}
+    kept = value if state == TrialState.COMPLETE else None
+    content = (state.name, kept, trial.params, attributes, sorted(trial.intermediate_values.items()))
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def _stand_in(trial: FrozenTrial, reason: str) -> FrozenTrial:
     return FrozenTrial(
         number=trial.number,
         state=TrialState.FAIL,
@@ -169,7 +207,7 @@ def _stand_in(trial: FrozenTrial) -> FrozenTrial:
         datetime_complete=trial.datetime_complete,
         params={},
         distributions={},
-        user_attrs={FOREIGN: True, "reason": FOREIGN_REASON, FAILURE: "user"},
+        user_attrs={FOREIGN: True, "reason": reason, FAILURE: "user"},
         system_attrs={},
         intermediate_values={},
         trial_id=trial._trial_id,

@@ -1,7 +1,6 @@
 """The trials of a study in memory, for the process that owns it. All writes go to the database first.
 
-Optuna's own cache reads every unfinished trial anew at each access. A search with n workers has n unfinished trials,
-and reads all trials about ten times in the course of each trial.
+Optuna's own cache reads every unfinished trial at each access, about ten times in the course of each trial.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
+from search.study.gone import GONE, fill_gaps
 from search.study.statements import End, Row, Statements
 from search.study.storage import backend_of
-from search.study.trial import axis_of
+from search.study.trial import axis_of, copy_of
 
 
 class RememberingStorage(_CachedStorage):
@@ -134,7 +134,7 @@ class RememberingStorage(_CachedStorage):
         trial = self._in_memory(trial_id)
         if trial is None:
             return super().get_trial(trial_id)
-        return trial if trial.state.is_finished() else _copy(trial)
+        return trial if trial.state.is_finished() else copy_of(trial)
 
     def trial_of(self, number: int) -> FrozenTrial:
         """The trial that ``get_all_trials`` returns at this place, without a list of all."""
@@ -245,7 +245,7 @@ class RememberingStorage(_CachedStorage):
             trial = self._in_memory(end.trial_id)
             if trial is None or end.trial_id in self._stale:
                 continue
-            trial = _copy(trial)
+            trial = copy_of(trial)
             trial.state, trial.datetime_complete = end.state, at
             trial.values = None if end.values is None else [float(value) for value in end.values]
             self._add_trials_to_cache(self._study_id, [trial])
@@ -276,7 +276,7 @@ class RememberingStorage(_CachedStorage):
         trial = self._in_memory(trial_id)
         if trial is None:
             return None
-        changed = self._trials[trial.number] = _copy(trial)
+        changed = self._trials[trial.number] = copy_of(trial)
         self._all = None
         return changed
 
@@ -302,9 +302,19 @@ class RememberingStorage(_CachedStorage):
         return found in (None, (len(self._trials) - first, waiting, len(self._unfinished) - waiting))
 
     def _read(self, ids: set[int]) -> None:
-        """Read these trials, and all trials that are newer than those read before."""
+        """Read these trials, and those newer than all that were read; if numbers must be mended first, read all."""
         self._whole = False
         trials = self._statements.read(ids, self._read_up_to)
+        deleted = ids - {one._trial_id for one in trials}
+        last = max([next(reversed(self._trials), -1), *(trial.number for trial in trials)])
+        new = sum(trial.number not in self._trials for trial in trials)
+        doubled = any(self._trials.get(one.number, one)._trial_id != one._trial_id for one in trials)
+        if deleted or doubled or len(self._trials) + new <= last:
+            known = {self._trial_id_to_study_id_and_number[trial_id][1]: trial_id for trial_id in deleted}
+            fill_gaps(self._backend.engine, self._study_id, known)
+            ended = self._trials.keys() - self._unfinished.keys()  # the search goes on with those that it has
+            read = self._statements.read(set(), -1)
+            trials = [one for one in read if GONE not in one.user_attrs or one.number not in ended]
         self._add_trials_to_cache(self._study_id, trials)
         self._read_up_to = max([self._read_up_to, *(trial._trial_id for trial in trials)])
         self._stale, self._whole = self._stale - ids, True
@@ -354,7 +364,7 @@ def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
     """A trial by its number; it must not be changed."""
     if isinstance(study._storage, RememberingStorage):
         return study._storage.trial_of(number)
-    return study.get_trials(deepcopy=False)[number]
+    return next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
 
 
 def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -364,13 +374,13 @@ def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 @contextmanager
 def looking_once(study: optuna.Study) -> Iterator[None]:
-    """As ``RememberingStorage.looking_once``. Other storages read the database at each access."""
+    """As ``RememberingStorage.looking_once``."""
     with study._storage.looking_once() if isinstance(study._storage, RememberingStorage) else nullcontext():
         yield
 
 
 def unfinished_numbers(study: optuna.Study) -> Set[int]:
-    """The numbers of the unfinished trials; with ``RememberingStorage`` not all trials are looked through."""
+    """The numbers of the unfinished trials."""
     if isinstance(study._storage, RememberingStorage):
         return study._storage.unfinished()
     return {trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()}
@@ -378,7 +388,7 @@ def unfinished_numbers(study: optuna.Study) -> Set[int]:
 
 @contextmanager
 def one_transaction(study: optuna.Study) -> Iterator[None]:
-    """As ``RememberingStorage.one_transaction``. Other storages make a transaction of each write."""
+    """As ``RememberingStorage.one_transaction``."""
     with study._storage.one_transaction() if isinstance(study._storage, RememberingStorage) else nullcontext():
         yield
 
@@ -386,12 +396,3 @@ def one_transaction(study: optuna.Study) -> Iterator[None]:
 def _forget(study: optuna.Study, trial: FrozenTrial) -> None:
     if isinstance(study._storage, RememberingStorage):
         study._storage.forget(trial._trial_id)
-
-
-def _copy(trial: FrozenTrial) -> FrozenTrial:
-    """A copy with its own mappings; the values in them are never changed."""
-    made = copy.copy(trial)
-    made.params, made.distributions = dict(trial.params), dict(trial.distributions)
-    made.user_attrs, made.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
-    made.intermediate_values = dict(trial.intermediate_values)
-    return made

@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
@@ -17,6 +16,7 @@ from search.paths import Runs
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.events import Ask, Enqueue, Epoch, Event, Launch, Pause, Promote, Started, Tell
 from search.study.journal import DECIDING, read_journal
+from search.study.memory import trial_of
 from search.study.sampling import build_pruner, new_trial, resume_trial
 from search.study.standings import standings_of
 from search.study.study import stored_spec
@@ -40,6 +40,8 @@ class Replay:
     same_decisions: int
     rebuilt: int
     """Number of trials with steps that only the database or only the journal had at a launch; judged only in part."""
+    void: dict[str, str]
+    """Number of a trial that was deleted or changed in the database -> the reason; it is among those of ``rebuilt``."""
     first_difference: str | None
     versions: dict[str, list[str]]
     """Package -> [versions that launches recorded, ..., installed version], for packages whose versions differ."""
@@ -120,6 +122,7 @@ def text_of_replay(answer: Replay | OtherPruner) -> str:
         f"{answer.study}: {answer.same_asks} of {answer.asks} suggestions and {answer.same_decisions} of "
         f"{answer.decisions} pruning decisions are identical{_not_judged(answer.rebuilt)}"
     ]
+    lines += [f"  trial {trial}: {why}" for trial, why in answer.void.items()]
     lines += [f"  first difference: {answer.first_difference}"] if answer.first_difference else []
     for name, (*recorded, here) in answer.versions.items():
         lines.append(f"  warning: made with {name} {' and '.join(recorded)}, replayed with {here}")
@@ -150,9 +153,8 @@ def replay(events: list[Event]) -> Replay:
     versions: dict[str, list[str]] = {}
     for event, answer in _play(events):
         if isinstance(event, Launch):
-            for name in DECIDING:
-                if name in event.versions:
-                    _note_version(versions, name, event.versions[name])
+            for name in filter(event.versions.__contains__, DECIDING):
+                _note_version(versions, name, event.versions[name])
         elif isinstance(event, Ask):
             asks.append(answer == event.params)
             if not asks[-1] and first_difference is None:
@@ -172,6 +174,7 @@ def replay(events: list[Event]) -> Replay:
         decisions=len(decisions),
         same_decisions=sum(decisions),
         rebuilt=len(_rebuilt(events)),
+        void={trial: why for event in events if isinstance(event, Launch) for trial, why in (event.void or {}).items()},
         first_difference=first_difference,
         versions=versions,
     )
@@ -287,7 +290,8 @@ class _Played:
             played.trials = {trial.number: Trial(played.study, trial._trial_id) for trial in running}
             played.reported = {(one.number, step) for one in trials for step in one.intermediate_values}
         played.spec, played.space = spec, launch.axes
-        played.study.pruner = _other_pruner(spec, pruner) if pruner else build_pruner(spec)
+        judge = validate(Search, spec.search.model_dump() | {"pruner": pruner}, "--with") if pruner else spec.search
+        played.study.pruner = build_pruner(spec.model_copy(update={"search": judge}))
         played.standings = standings_of(spec, played.study.get_trials(deepcopy=False))
         if pruner and played.standings.ladder.anew:
             raise UsageError(
@@ -310,7 +314,7 @@ class _Played:
             case Ask():
                 return self._ask(event)
             case Started():
-                stored = self.study.get_trials(deepcopy=False)[event.trial].constraints
+                stored = trial_of(self.study, event.trial).constraints
                 for name, excess in event.constraints.items():
                     if name not in stored:  # if a kill interrupted the storing, an earlier line has a part of them
                         self.trials[event.trial].set_constraint(name, excess)
@@ -340,7 +344,7 @@ class _Played:
 
     def _ask(self, event: Ask) -> dict[str, Value]:
         before = self.trials.get(event.trial)  # asked for a second time: a setting was missing
-        frozen = self.study.get_trials(deepcopy=False)[before.number] if before else new_trial(self.study)
+        frozen = trial_of(self.study, before.number) if before else new_trial(self.study)
         trial = self.trials[event.trial] = resume_trial(self.study, self.spec, frozen, self.space)
         answer: dict[str, Value] = trial.params
         if answer != event.params:  # later answers depend on the settings that were trained
@@ -393,8 +397,3 @@ def _set_params(
     for name, value in params.items():
         internal = space[name].to_internal_repr(value)
         study._storage.set_trial_param(trial._trial_id, name, internal, space[name])
-
-
-def _other_pruner(spec: StudySpec, pruner: str) -> BasePruner:
-    search = validate(Search, spec.search.model_dump() | {"pruner": pruner}, "--with")
-    return build_pruner(spec.model_copy(update={"search": search}))

@@ -25,7 +25,7 @@ from search.policy.halving import RUNG, RememberingHalving
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
 from search.policy.tpe import RememberingTPE, TrialCache
-from search.study.memory import below_optuna, one_transaction
+from search.study.memory import below_optuna, one_transaction, trial_of
 from search.words import short_change, short_json
 from studies import StudySpec
 from studies.axes import Value, numbers_of
@@ -122,8 +122,7 @@ def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
 def new_trial(study: optuna.Study) -> FrozenTrial:
     """The next trial, RUNNING and without sampled settings: the first WAITING trial, or a new trial."""
     study.sampler = RandomSampler()  # draws nothing here, because no settings are asked for
-    number = study.ask().number
-    return study.get_trials(deepcopy=False)[number]
+    return trial_of(study, study.ask().number)
 
 
 def resume_trial(
@@ -182,7 +181,7 @@ def reset_foreign(study: optuna.Study, frozen: FrozenTrial, attributes: Collecti
     if frozen.params:
         queued = frozen.system_attrs.get(QUEUED, {}) | frozen.params
         study._storage.set_trial_system_attr(frozen._trial_id, QUEUED, queued)
-    return study.get_trials(deepcopy=False)[frozen.number]
+    return trial_of(study, frozen.number)
 
 
 def why_impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:

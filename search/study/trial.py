@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -276,3 +277,12 @@ def sampled_settings(trial: FrozenTrial) -> dict[str, Value]:
     """The values for a trial's configuration: its sampled settings, with the sizes that its worker found."""
     sizes: dict[str, Value] = trial.user_attrs.get("sizes", {})  # set if a width_share was sampled
     return trial.params | sizes
+
+
+def copy_of(trial: FrozenTrial) -> FrozenTrial:
+    """A copy of a trial with its own mappings; the values in them are never changed."""
+    made = copy.copy(trial)
+    made.params, made.distributions = dict(trial.params), dict(trial.distributions)
+    made.user_attrs, made.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
+    made.intermediate_values = dict(trial.intermediate_values)
+    return made

@@ -23,6 +23,7 @@ from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.running.pace import Pace
 from search.study.identity import take_folder
+from search.study.mending import mend_trials
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import open_storage, parse_url
@@ -241,7 +242,7 @@ class Bench:
         clock = clock or Clock(spec.search.hours)
         runs = Runs(self.folder)
         storage = without_sync(open_storage(parse_url(self.url or f"sqlite:///{runs.database}"), create=True))
-        self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage)) + mend_trials(storage, spec.name)
         study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
         bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=list(spec.known), left_out={})
         audience = Listener(self.hear, watch)

@@ -472,7 +472,7 @@ def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench:
     with pytest.raises(KeyboardInterrupt):
         coordinator.run()
     study.tell = tell  # type: ignore[method-assign]
-    coordinator.trials.marks.mark_ended(study, study.trials[told[0]])
+    coordinator.trials.marks.mark_ended(study, study.trials[told[0]], TrialState.PRUNED)
     ended = [trial for trial in coordinator.trials.study.trials if str(trial.user_attrs).count("/ended")]
     assert len(ended) == 1
     again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=6))

@@ -231,8 +231,9 @@ class Operations(RuleBasedStateMachine):
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
 
         def tell() -> None:
-            self.marks.mark_ended(self.study, frozen)
-            self.study.tell(trial, 0.75 if state == TrialState.COMPLETE else None, state)
+            value = 0.75 if state == TrialState.COMPLETE else None
+            self.marks.mark_ended(self.study, frozen, state, value)
+            self.study.tell(trial, value, state)
 
         self.take(tell)
 
@@ -517,7 +518,7 @@ def test_a_trial_that_another_program_finished_is_never_the_best(searched: optun
     marks = Marks.of(searched, "ours")
     for value in (0.5, 0.75, 0.25):
         trial = searched.ask()
-        marks.mark_ended(searched, searched.get_trials()[trial.number])
+        marks.mark_ended(searched, searched.get_trials()[trial.number], TrialState.COMPLETE, value)
         searched.tell(trial, value)
     with others(searched) as other:
         other.add_trial(create_trial(value=0.99))
