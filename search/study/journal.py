@@ -93,8 +93,10 @@ class Gap:
                 "the search goes on from the database, and a replay does not judge these trials"
             )
         if self.more:
-            than = f"the database has more steps of trial {_numbers(self.more)} than the journal"
-            said.append(f"{than}: a replay does not judge these trials")
+            more = _numbers(self.more)
+            said.append(
+                f"the database has more steps of trial {more} than the journal: a replay does not judge these trials"
+            )
         return said
 
 
@@ -245,10 +247,7 @@ class Journal:
 
 def cut_torn_line(path: Path) -> bool:
     """Remove an incomplete last line, which a crash leaves, from a journal. Returns whether there was one."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return False
+    content = path.read_bytes() if path.exists() else b""
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
