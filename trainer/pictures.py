@@ -13,7 +13,7 @@ from typing import Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from trainer.config import DataConfig
 from trainer.errors import DataError
@@ -169,8 +169,12 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _refuse_unread_depth(image: Image.Image) -> None:
-    """Raise for a gray TIFF that Pillow would read too dark, or inverted."""
-    if not (isinstance(image, TiffImageFile) and _is_deep(image)):
+    """Raise for a gray TIFF that Pillow would read too dark, inverted, or with white for values below 0."""
+    if not isinstance(image, TiffImageFile):
+        return
+    if image.mode == "L" and 2 in image.tag_v2.get(SAMPLEFORMAT, ()) and np.asarray(image).max() > 127:
+        raise DataError("is a TIFF of signed 8 bits with values below 0; save it with values from 0 to 255")
+    if not _is_deep(image):
         return
     if image.tag_v2.get(BITSPERSAMPLE) == (12,):
         raise DataError("is a TIFF of 12 bits; save it with 8 or with 16 bits")

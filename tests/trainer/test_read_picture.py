@@ -285,6 +285,16 @@ def test_reading_a_picture_leaves_the_filters_of_warnings_as_they_were(tmp_path:
     assert warnings.filters == before
 
 
+def test_tiffs_of_signed_bytes_are_refused_if_they_have_values_below_0() -> None:
+    signed = {"tiffinfo": {339: 2}}
+    positive = Image.fromarray(gradient(127, np.uint8))
+    np.testing.assert_array_equal(
+        read_picture(saved(positive, "TIFF", **signed), SIZE), read_picture(saved(positive, "TIFF"), SIZE)
+    )
+    with pytest.raises(DataError, match=r"^is a TIFF of signed 8 bits with values below 0"):
+        read_picture(saved(Image.fromarray(gradient(255, np.uint8)), "TIFF", **signed), SIZE)
+
+
 def test_reading_a_picture_does_not_change_it() -> None:
     image = noise()
     exif = image.getexif()
