@@ -361,10 +361,10 @@ def read_anew(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
 
 
 def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
-    """A trial by its number; it must not be changed."""
+    """A trial by its number; it must not be changed. Raises KeyError if there is none."""
     if isinstance(study._storage, RememberingStorage):
         return study._storage.trial_of(number)
-    return next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
+    return {trial.number: trial for trial in study.get_trials(deepcopy=False)}[number]
 
 
 def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:
