@@ -163,8 +163,8 @@ class Crew:
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
         self._errors = Counter[tuple[str, str]]()
         """Number of CUDA errors of each GPU."""
-        self._watched = -math.inf
-        """When the workers were last looked through."""
+        self.watched_apart, self._watched = WATCH_SECONDS, -math.inf
+        """Shortest time between two looks through the workers, and the time of the last one."""
 
     @property
     def present(self) -> list[Worker]:
@@ -241,7 +241,7 @@ class Crew:
                 worker.losses = 0 if isinstance(event, Epoch) else worker.losses
             yield number, event
         now, shortest = time.monotonic(), min(self.faults.hang_seconds, self.faults.first_epoch_seconds)
-        if now - self._watched < WATCH_SECONDS:
+        if now - self._watched < self.watched_apart:
             return
         self._watched = now
         for worker in self.workers:
