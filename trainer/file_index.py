@@ -131,7 +131,8 @@ class FileIndex:
 
 
 def _chosen(found: list[File], written: str, splits: Sequence[str]) -> list[File]:
-    """The files that fit best, by: whole path, a picture's ending, upper and lower case, the folder's split."""
+    """The files that fit best, by: whole path of a picture, whole path in any case, a picture's ending, upper and lower
+    case, the folder's split."""
     if len(found) == 1:
         return found
     key, depth = written.casefold(), written.count("/") + 1
@@ -141,7 +142,7 @@ def _chosen(found: list[File], written: str, splits: Sequence[str]) -> list[File
 
     # The most important comes first.
     best: tuple[Callable[[File], bool], ...] = (
-        lambda file: written == composed(file.name),
+        lambda file: file.is_picture and written == composed(file.name),
         lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
         lambda file: file.is_picture,
         lambda file: written in (end(file), _stem(end(file))),

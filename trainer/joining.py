@@ -55,7 +55,9 @@ def of_one_set(tables: Sequence[Labelling]) -> Iterator[list[Labelling]]:
             stem = one.name.rpartition(".")[0]
             alike["/".join(rest for part in stem.split("/") if (rest := rest_of(part)))].append(one)
     for same in alike.values():
-        found = [one for split in ("train", "val", "test") for one in same if one.split == split]
+        classes = {label for one in same if one.split == "train" for _, label in one.labels}
+        right = [one for one in same if {label for _, label in one.labels} <= classes]  # not placeholders
+        found = [one for split in ("train", "val", "test") for one in right if one.split == split]
         splits = [one.split for one in found]
         are_apart = len(set.union(*(one.pictures for one in found))) == sum(len(one.pictures) for one in found)
         if len(splits) > 1 and splits[0] == "train" and len(set(splits)) == len(splits) and are_apart:
@@ -69,7 +71,7 @@ def joined(tables: Sequence[Labelling], root: Path) -> str | None:
     """
     if (root / JOINED).exists():
         return None
-    rows = []
+    rows, roles = [], ["file", "label"] + ["group"] * all("group" in one.table.columns for one in tables)
     for one in tables:
         columns = one.table.columns
         try:
@@ -78,14 +80,14 @@ def joined(tables: Sequence[Labelling], root: Path) -> str | None:
                 header = next(csv.reader(text, delimiter=separator, skipinitialspace=True), [])
         except (OSError, ValueError):
             return None
-        if header.count(columns["file"]) != 1 or header.count(columns["label"]) != 1:
+        if any(header.count(columns[role]) != 1 for role in roles):
             return None
-        rows.append((str(one.table.path), separator, columns["file"], columns["label"], one.split))
+        rows.append((str(one.table.path), separator, [columns[role] for role in roles], one.split))
     return (
         "import csv; csv.field_size_limit(2**31 - 1); "
         f"csv.writer(open({str(root / JOINED)!r}, 'w', newline='', encoding='utf-8'))"
-        ".writerows([['file', 'label', 'split']] + [[row[file], row[label], split] "
-        f"for table, separator, file, label, split in {rows!r} "
+        f".writerows([{[*roles, 'split']!r}] + [[*map(row.get, columns), split] "
+        f"for table, separator, columns, split in {rows!r} "
         "for row in csv.DictReader(open(table, newline='', encoding='utf-8-sig'), delimiter=separator, "
         "skipinitialspace=True)])"
     )

@@ -165,6 +165,8 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     notices += _about_raw(raw)
     texts = [file.name for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
     notices += _about_texts(texts)
+    if texts and (told := labels_beside(tree, root) or describes_objects(tree)) is not None:
+        notices.append(told)
     passed = {*raw, *texts}
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []

@@ -229,7 +229,7 @@ def without_pictures(scores: Scores, where: str, spell: Callable[[str], str] = s
     if not names:
         return ""
     of = f"{len(names):,} of {len(scores.classes):,} classes"
-    return f"{of} have no picture {where}, so the scores say nothing of them: {_listed(names)}."
+    return f"{of} have no picture {where}, so the scores do not say how well they are recognised: {_listed(names)}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -342,16 +342,16 @@ def _test(data: Dataset) -> Iterator[str]:
     if not counts.any():  # no test split
         return
     names = data.class_names
+    cure = "more pictures of them help, in the test split if it is not drawn"
     if lost := [name for name, count in zip(names, counts, strict=True) if count == 0]:
         yield (
             f"{len(lost)} of {len(names)} classes have no test picture, so the test of an export says nothing of "
-            f"them: {_some(lost)}; more pictures of them help"
+            f"them: {_some(lost)}; {cure}"
         )
     if single := [name for name, count in zip(names, counts, strict=True) if count == 1]:
         yield (
             f"{len(single)} of {len(names)} classes have one test picture each, so the recall of each will be 0 % or "
-            f"100 % (with Wilson's 95 % intervals, 0 to 79 % or 21 to 100 %): {_some(single)}; more pictures of them "
-            "help"
+            f"100 % (with Wilson's 95 % intervals, 0 to 79 % or 21 to 100 %): {_some(single)}; {cure}"
         )
 
 

@@ -55,6 +55,8 @@ def fill_gaps(engine: Engine, study_id: int, ids: Mapping[int, int] | None = Non
     known = dict(ids or {})
     with engine.begin() as connection:
         trial, study = _TRIALS.c, models.StudyModel
+        if engine.dialect.name == "sqlite":  # otherwise another program could write between the reading and the writing
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         connection.execute(select(study.study_id).where(study.study_id == study_id).with_for_update())
         of_study = select(trial.trial_id, trial.number).where(trial.study_id == study_id).order_by(trial.trial_id)
         found: dict[int, int] = {}
@@ -78,13 +80,15 @@ def fill_gaps(engine: Engine, study_id: int, ids: Mapping[int, int] | None = Non
 
 def _free_id(connection: Connection, number: int, found: Mapping[int, int], known: Mapping[int, int]) -> int | None:
     """An id for the trial with this number, so that ids are in the order of numbers; None if there is none."""
-    later = {other: trial_id for other, trial_id in found.items() if other > number}
+    later = {other: trial_id for other, trial_id in {**known, **found}.items() if other > number}
     if later:
         end = min(later.values())
         first = found[number - 1] + 1 if number else max(1, end - min(later))
-    else:
+    elif number in known:
         first = known[number]
         end = first + 1
+    else:
+        return None
     taken = set(connection.execute(select(_TRIALS.c.trial_id).where(_TRIALS.c.trial_id.between(first, end))).scalars())
     return next((one for one in range(first, end) if one not in taken), None)
 

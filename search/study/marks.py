@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -191,11 +192,21 @@ def _is_trained(trial: FrozenTrial) -> bool:
 
 
 def _checksum(trial: FrozenTrial, state: TrialState, value: float | None) -> str:
-    """CRC-32 of all that a trial has at its end. Optuna itself chooses the value of a trial that is not COMPLETE."""
-    attributes = {name: one for name, one in trial.user_attrs.items() if name != MARK}
+    """CRC-32 of a trial's state, value, settings, steps and size at its end.
+
+    Optuna itself chooses the value of a trial that is not COMPLETE. Other attributes do not count, because other
+    programs may add theirs while the trial runs.
+    """
     kept = value if state == TrialState.COMPLETE else None
-    content = (state.name, kept, trial.params, attributes, sorted(trial.intermediate_values.items()))
+    steps = [(step, _as_stored(one)) for step, one in sorted(trial.intermediate_values.items())]
+    settings = {name: _as_stored(one) for name, one in trial.params.items()}
+    content = (state.name, _as_stored(kept), settings, steps, *map(trial.user_attrs.get, ("num_params", "macs")))
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def _as_stored(value: Any) -> Any:
+    """A value as each database returns it: SQLite stores -0.0 as 0.0."""
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def _stand_in(trial: FrozenTrial, reason: str) -> FrozenTrial:

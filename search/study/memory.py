@@ -19,7 +19,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from search.study.gone import GONE, fill_gaps
+from search.study.gone import fill_gaps
 from search.study.statements import End, Row, Statements
 from search.study.storage import backend_of
 from search.study.trial import axis_of, copy_of
@@ -314,7 +314,7 @@ class RememberingStorage(_CachedStorage):
             fill_gaps(self._backend.engine, self._study_id, known)
             ended = self._trials.keys() - self._unfinished.keys()  # the search goes on with those that it has
             read = self._statements.read(set(), -1)
-            trials = [one for one in read if GONE not in one.user_attrs or one.number not in ended]
+            trials = [one for one in read if one.number not in ended]
         self._add_trials_to_cache(self._study_id, trials)
         self._read_up_to = max([self._read_up_to, *(trial._trial_id for trial in trials)])
         self._stale, self._whole = self._stale - ids, True
@@ -364,7 +364,10 @@ def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
     """A trial by its number; it must not be changed. Raises KeyError if there is none."""
     if isinstance(study._storage, RememberingStorage):
         return study._storage.trial_of(number)
-    return {trial.number: trial for trial in study.get_trials(deepcopy=False)}[number]
+    trials = study.get_trials(deepcopy=False)
+    if number < len(trials) and trials[number].number == number:
+        return trials[number]
+    return {trial.number: trial for trial in trials}[number]
 
 
 def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:

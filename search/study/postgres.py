@@ -38,8 +38,8 @@ CURES = {
     READ_ONLY: "the server accepts no writes now (a standby, or set to read-only); name the primary, or wait for it",
     "53100": "the disk of the server is full; make room there",
     "53300": "the server has no connection left; close others, or raise max_connections",
-    "57P01": "the server is shutting down; repeat the command when it runs again",
-    "57P03": "the server is starting, recovering or shutting down; repeat the command when it is ready",
+    "57P01": "the server is shutting down, or it has ended this connection; wait until it accepts connections",
+    "57P03": "the server is starting, recovering or shutting down; wait until it is ready",
     "42501": "the role lacks this permission; ask the owner of the database for it (GRANT)",
 }
 """SQLSTATE -> the cause and its cure, in words."""

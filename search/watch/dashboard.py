@@ -103,7 +103,7 @@ def parse_origin(url: str) -> str:
     Raises:
         UsageError: the address has another scheme, a path, or no host name.
     """
-    if "@" in url.partition("://")[2].partition("/")[0]:  # it may be a password, so it is not repeated
+    if "@" in url.rpartition("://")[2].partition("/")[0]:  # it may be a password, so it is not repeated
         raise UsageError("--url has a user or a password before the host name; write it without, as https://HOST")
     try:
         parts = urlsplit(url)

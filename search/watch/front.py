@@ -137,7 +137,8 @@ class DashboardGate:
 
         # A foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name as Host.
         host = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", environ.get("HTTP_HOST", "").lower())
-        if host is None or host[1].removesuffix(".") not in self._allowed_hosts:
+        allowed = {name.removesuffix(".") for name in self._allowed_hosts}
+        if host is None or host[1].removesuffix(".") not in allowed:
             names = ", ".join(sorted(self._allowed_hosts))
             sentence = (
                 f"This dashboard answers only under these names: {names}; --allow-host adds one, --url that of a proxy."

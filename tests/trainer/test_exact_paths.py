@@ -34,6 +34,7 @@ def index_of(*names: str) -> FileIndex:
         (("a/X.png", "a/x.png", "A/X.png"), "X", ["a/X.png", "A/X.png"]),
         (("a/x.PNG", "a/x.png"), "a/x.PNG", ["a/x.PNG"]),
         (("a/x.jpg", "a/x.jpg.png"), "a/x.jpg", ["a/x.jpg"]),
+        (("a/x.dcm", "a/x.dcm.png"), "a/x.dcm", ["a/x.dcm.png"]),
         (("Train/\u00e9.png", "train/e\u0301.png"), "train/\u00e9.png", ["train/e\u0301.png"]),
         (("Train/0/x.png", "train/0/x.png"), "TRAIN/0/x.png", ["Train/0/x.png", "train/0/x.png"]),
         (("Train/0/x.png", "Train/0/x.jpg"), "Train/0/x", ["Train/0/x.png", "Train/0/x.jpg"]),

@@ -84,6 +84,22 @@ def test_tables_of_splits_with_other_names_of_columns_are_joined(tmp_path: Path)
     assert sizes(prepare(root, tmp_path, labels="labels_of_all_splits.csv"))["test"] == 4
 
 
+def test_a_test_table_with_placeholders_for_labels_is_not_joined_and_groups_are_kept(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "eyes", {"images": 12})
+    for part, numbers in (("train", range(8)), ("val", range(8, 10))):
+        rows = "".join(f"{i:03}.png,{'ab'[i % 2]},p{i // 2}\n" for i in numbers)
+        (root / f"{part}.csv").write_text(f"file,label,group\n{rows}")
+    (root / "test.csv").write_text("file,label,group\n010.png,-1,p9\n011.png,-1,p9\n")
+    message = problems_of(root, tmp_path)
+    assert "labels_of_all_splits" not in message
+    assert used(message, root, tmp_path).class_names == ("a", "b")
+    (root / "test.csv").write_text("file,label,group\n010.png,a,p9\n011.png,b,p9\n")
+    run_line(problems_of(root, tmp_path))
+    assert (root / "labels_of_all_splits.csv").read_text().splitlines()[:2] == [
+        *("file,label,group,split", "000.png,a,p0,train")
+    ]
+
+
 def test_tables_inside_three_splits_are_joined(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "imagefolder", {"train": 8, "valid": 4, "test": 4})
     for part, count in (("train", 8), ("valid", 4), ("test", 4)):

@@ -63,7 +63,7 @@ def test_the_scores_are_scikit_learns() -> None:
         assert one.recall is None or one.recall.value == pytest.approx(recall[number])
     assert never_predicted(found) == "Never predicted: class_7."
     assert without_pictures(found, "there").endswith(
-        "1 of 8 classes have no picture there, so the scores say nothing of them: class_6."
+        "1 of 8 classes have no picture there, so the scores do not say how well they are recognised: class_6."
     )
     counts = ClassCounts.of(np.column_stack([labels, predicted, np.ones_like(labels)]), 8)
     assert counts.macro_f1 == pytest.approx(found.macro_f1.value, abs=1e-12)
@@ -155,7 +155,10 @@ def test_classes_without_pictures_are_named_wherever_the_scores_are() -> None:
     values = recorded()
     values["evaluation"] |= {"scores": scores.to_json(), "confused": []}
     record = ExportRecord.model_validate(values)
-    told = f"1 of 2 classes have no picture in the {record.evaluation.split} split, so the scores say nothing of them: "
+    told = (
+        f"1 of 2 classes have no picture in the {record.evaluation.split} split, so the scores do not say how well "
+        "they are recognised: "
+    )
     words = card(record)
     assert f"{told}s&#42;ck." in words
     assert "Never predicted: s&#42;ck." in words, "it has no picture, but the model may well never predict it"

@@ -49,7 +49,7 @@ def test_classes_without_a_test_picture_or_with_one_are_named(tmp_path: Path, fo
         "2 of 4 classes have no test picture, so the test of an export says nothing of them: b, d; more pictures of "
         "them help",
         "1 of 4 classes have one test picture each, so the recall of each will be 0 % or 100 % (with Wilson's 95 % "
-        "intervals, 0 to 79 % or 21 to 100 %): c; more pictures of them help",
+        "intervals, 0 to 79 % or 21 to 100 %): c; more pictures of them help, in the test split if it is not drawn",
     ]
     low, high = wilson_interval(1, 1)
     assert (round(low, 2), high) == (0.21, 1)

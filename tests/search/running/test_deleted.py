@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import optuna
 import pytest
 from needed import postgres
 from optuna.trial import create_trial
-from scripted import Bench, ScriptedPool, spec_of, states, trains
+from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started, states, trains
 
 from search.errors import NothingToExport
 from search.export.choice import choose_trials
@@ -21,6 +23,7 @@ from search.study.replay import Replay, replay, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import find_study
 from search.study.void import DIFFERS
+from search.workers.messages import Assign, FromWorker
 
 KINDS = ("values", "params", "intermediate_values", "user_attributes", "system_attributes")
 
@@ -157,6 +160,53 @@ def test_a_trial_that_is_changed_after_its_end_is_named_and_never_used(bench: Be
     assert len(own_trials(study)) == 4
     search(bench, 5)
     assert not any("trial 1:" in line for line in bench.warnings)
+
+
+def test_an_attribute_that_another_program_adds_to_a_running_trial_is_no_change(bench: Bench) -> None:
+    tagged: list[int] = []
+
+    def watch(_snapshot: Any) -> None:
+        for (number,) in sql(bench, "SELECT number FROM trials WHERE state = 'RUNNING'")[0]:
+            if number not in tagged:
+                tagged.append(number)
+                raw = optuna.load_study(study_name="scripted", storage=f"sqlite:///{bench.folder}/search.db")
+                raw._storage.set_trial_user_attr(raw.trials[number]._trial_id, "tag", "mine")
+
+    search(bench, 3, watch=watch)
+    reader, _ = find_study(open_storage(parse_url(f"sqlite:///{bench.folder}/search.db")), "scripted")
+    assert [trial.user_attrs["tag"] for trial in own_trials(reader) if trial.number in tagged] == ["mine"] * len(tagged)
+    assert tagged
+    assert len(own_trials(reader)) == 3
+
+
+def test_a_value_of_minus_zero_is_no_change(bench: Bench) -> None:
+    """SQLite stores it as 0.0."""
+
+    def without_loss(assignment: Assign, _times: int) -> Iterator[FromWorker]:
+        yield started(assignment.trial)
+        for number in range(1, EPOCHS + 1):
+            said = epoch(assignment.trial, number, 1.0)
+            yield replace(said, result=replace(said.result, val_loss=0.0))
+
+    bench.coordinator(ScriptedPool(without_loss), spec_of(trials=2, objective="loss")).run()
+    reader, _ = find_study(open_storage(parse_url(f"sqlite:///{bench.folder}/search.db")), "scripted")
+    assert [trial.value for trial in own_trials(reader)] == [0.0, 0.0]
+
+
+def test_the_last_trials_that_are_deleted_in_a_search_are_replaced_whether_they_ran_or_not(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains), spec_of(trials=5))
+    deleted: list[int] = []
+
+    def watch(_snapshot: Any) -> None:
+        ended = [n for (n,) in sql(bench, "SELECT number FROM trials WHERE state = 'COMPLETE' ORDER BY number")[0]]
+        running = [n for (n,) in sql(bench, "SELECT number FROM trials WHERE state = 'RUNNING' ORDER BY number")[0]]
+        if not deleted and len(ended) == 2 and running == [2]:
+            deleted.extend([1, 2])
+            delete(bench, 1, 2)
+
+    study, _ = search(bench, 5, watch=watch)
+    assert deleted
+    assert len(own_trials(study)) >= 5
 
 
 def test_a_changed_value_of_an_earlier_version_is_said_too(bench: Bench) -> None:

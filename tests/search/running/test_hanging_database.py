@@ -163,7 +163,7 @@ def test_a_connection_to_a_read_only_server_is_left_for_one_that_may_lead_to_ano
         ("53100", "the disk of the server is full; make room there", True),
         ("53300", "the server has no connection left", True),
         ("57P01", "the server is shutting down", True),
-        ("57P03", "repeat the command when it is ready", True),
+        ("57P03", "wait until it is ready", True),
         ("42501", r"ask the owner of the database for it \(GRANT\)", False),
     ],
 )

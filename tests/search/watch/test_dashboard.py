@@ -60,6 +60,7 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         ("https://box.example.org/?a=b", "works under no path"),
         ("https://box.example.org#a", "works under no path"),
         ("https://me:word@box.example.org", "^--url has a user or a password before the host name; write it without"),
+        ("me:word@box.example.org", "^--url has a user or a password before the host name; write it without"),
         ("http://me:word@box:port/x", "^--url has a user or a password before the host name; write it without"),
         ("https://b\u00f6rse.example", "is not the address of a host; write its name as browsers send it, in the form"),
         ("https://\u9ce5.example/x", "in the form that begins with xn--$"),

@@ -294,6 +294,8 @@ def test_names_of_this_machine_are_answered(search: Search) -> None:
 def test_another_name_can_be_allowed(search: Search) -> None:
     app = build_app(search.url, allowed_hosts={"box"})
     assert ask(app, "/api/studies", HTTP_HOST="box:80").status == 200
+    dotted = build_app(search.url, allowed_hosts={"box.lan."})
+    assert [ask(dotted, "/api/studies", HTTP_HOST=host).status for host in ("box.lan", "box.lan.")] == [200, 200]
     assert ask(app, "/api/studies", HTTP_HOST="localhost").status == 403
 
 
