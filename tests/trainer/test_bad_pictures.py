@@ -146,6 +146,13 @@ def test_texts_and_annotations_in_class_folders_are_not_used_and_are_told_in_a_l
     )
 
 
+def test_boxes_beside_the_pictures_of_camera_folders_are_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "yolo", {"cam1": 4, "cam2": 4})
+    for picture in list(root.rglob("*.png")):
+        picture.with_suffix(".txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    assert prepare(root, tmp_path).notices[1].startswith("cam1/000.txt seems to describe objects in the pictures")
+
+
 def test_a_change_of_bad_files_decodes_nothing_again(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 2, "dog": 2})
     (root / "cat" / "bad.jpg").write_text("x")
