@@ -123,6 +123,12 @@ def _order_in_timm(names: Sequence[str]) -> str:
             " timm's own folder reader sorts these classes in another order, and from a file it reads class names "
             "without the spaces around them. Rename the folders of such classes before you use timm's scripts."
         )
+    if unnamed := weights.not_named_by_line(names):
+        return (
+            f" timm's own folder reader sorts these classes in another order, and `{weights.CLASS_MAP}` does not have "
+            f"the folder names of {len(unnamed):,} of them (bytes that are not UTF-8, or line breaks), whose pictures "
+            "timm would leave out. Rename these folders before you use timm's scripts."
+        )
     return (
         " timm's own folder reader sorts these classes in another order (numbers by value, without case), so its "
         f"scripts need `--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}` to give them the same numbers."

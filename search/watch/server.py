@@ -2,12 +2,14 @@
 
 By default, waitress stops accepting at 100 connections. It closes an idle connection after two minutes, and never
 closes a connection that sends or reads a byte now and then. This server always accepts the newest connection; if there
-are too many, it closes the oldest.
+are too many, or if no file descriptor is left, it closes the oldest.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
+import resource
 import socket
 import sys
 import time
@@ -28,6 +30,12 @@ MAX_CONNECTIONS_PER_ADDRESS = 64
 
 MAX_CONNECTIONS = 192
 """Largest number of connections. Each takes up to three file descriptors, and a process often has only 1,024."""
+
+SPARE_FILES = 48
+"""File descriptors that are kept for the program itself and the databases that it reads."""
+
+LEAST_CONNECTIONS = 8
+"""Number of connections that are always taken; a browser opens six."""
 
 PATIENCE_SECONDS = 10.0
 """Longest time for a client to send a request or to read an answer. The time for its bytes, at MIN_BYTES_PER_SECOND, is
@@ -67,6 +75,7 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
             may_edit: returns whether a Cookie header allows requests of up to MAX_EDIT_BYTES.
         """
         self.may_edit = may_edit
+        self._most = most_connections()
         settings = Adjustments(
             sockets=[listener],
             ident=None,
@@ -94,16 +103,39 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         newest = _Connection(*arguments, **named)
         others = [one for one in self.active_channels.values() if one is not newest]
         same = [one for one in others if one.addr[0] == newest.addr[0]]
-        if len(same) >= MAX_CONNECTIONS_PER_ADDRESS:
+        if len(same) >= min(MAX_CONNECTIONS_PER_ADDRESS, self._most):
             _oldest(same).handle_close()
-        elif len(others) >= MAX_CONNECTIONS:
+        elif len(others) >= self._most:
             _oldest(others).handle_close()
+
+    def accept(self) -> tuple[socket.socket, object] | None:
+        """Accept a connection. If no file descriptor is left for it, close the oldest one, and accept it next time."""
+        try:
+            accepted: tuple[socket.socket, object] | None = super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self.active_channels:
+                raise
+            _oldest(self.active_channels.values()).handle_close()
+            return None
+        return accepted
 
     def maintenance(self, now: float) -> None:
         """Close connections whose client is too slow; waitress itself waits until it can write to them."""
         for connection in list(self.active_channels.values()):
             if connection.is_late(now):
                 connection.handle_close()
+
+
+def most_connections() -> int:
+    """The number of connections for which this process has file descriptors, MAX_CONNECTIONS at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = SPARE_FILES + 3 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(LEAST_CONNECTIONS, min(MAX_CONNECTIONS, (soft - SPARE_FILES) // 3))
 
 
 def _oldest(connections: Collection[_Connection]) -> _Connection:

@@ -6,6 +6,7 @@ Stock timm opens them, unless they are of an ensemble, or of a model that stock 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 CLASS_MAP = "class_map.txt"
 """File with the classes in the order of the logits, one in each line, for timm's option ``--class-map``."""
+
+ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
+"""A byte of a folder's name that is not UTF-8, as it stands in the name of a class."""
 
 LIBRARY = "timm"
 """Name of the stock library that opens the files, for users and for model hubs."""
@@ -126,6 +130,12 @@ def class_map(names: Sequence[str]) -> bytes:
     """The content of CLASS_MAP. A line break in a name is written as a space, because each line is a class."""
     lines = [" ".join(name.splitlines()) for name in names]
     return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")  # the bytes of the folder's name
+
+
+def not_named_by_line(names: Sequence[str]) -> list[str]:
+    """The classes whose line in CLASS_MAP may not be the name of their folder: the name has a line break, or bytes that
+    are not UTF-8, which are escaped."""
+    return [name for name in names if len(name.splitlines()) > 1 or ESCAPED.search(name)]
 
 
 def has_timms_order(names: Sequence[str]) -> bool:

@@ -234,6 +234,16 @@ def test_class_names_that_timm_would_read_without_their_spaces_are_not_sent_to_i
     assert "without the spaces around them. Rename the folders of such classes" in words
 
 
+@pytest.mark.parametrize("name", ["B\\xe4r", "two\nlines"])
+def test_class_names_that_are_not_those_of_their_folders_are_not_sent_to_timms_class_map(name: str) -> None:
+    record = ExportRecord.model_validate(recorded())
+    words = card(
+        record.model_copy(update={"data": record.data.model_copy(update={"class_names": (name, "Dog", "cat")})})
+    )
+    assert "--class-map" not in words
+    assert "does not have the folder names of 1 of them" in words
+
+
 def test_a_class_map_keeps_names_that_are_no_text() -> None:
     assert class_map(["caf\udce9", "two\nlines", "\u9ce5"]) == b"caf\xe9\ntwo lines\n\xe9\xb3\xa5\n"
 

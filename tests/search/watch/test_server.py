@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPResponse
+from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
@@ -113,6 +116,42 @@ def test_the_newest_is_answered_however_many_of_its_own_address_wait(served: Ser
     assert is_answered(served)
     assert answer(first) == b"", "the oldest made room"
     assert served.num_open() <= MAX_CONNECTIONS_PER_ADDRESS
+
+
+FEW_FILES = """
+import resource, socket, sys, threading
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from search.watch.server import DashboardServer
+
+def app(environ, start_response):
+    with open(__file__) as file:
+        body = file.read(5).encode()
+    start_response("200 OK", [("Content-Length", "5")])
+    return [body]
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+DashboardServer(app, listener, {}, lambda cookie: False).run()
+"""
+
+
+def test_a_process_that_may_open_few_files_answers_the_newest_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text(FEW_FILES)
+    command = [sys.executable, "-P", str(tmp_path / "few.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        clients = list[socket.socket]()
+        try:
+            assert process.stdout is not None
+            address = ("127.0.0.1", int(process.stdout.readline()))
+            for _ in range(150):
+                clients.append(socket.create_connection(address, GENEROUS_SECONDS))
+            clients[-1].sendall(GET % b"/")
+            assert body_of(clients[-1]) == b"\nimpo"
+        finally:
+            process.terminate()
+            for client in clients:
+                client.close()
+        assert process.communicate(timeout=GENEROUS_SECONDS)[1] == ""
 
 
 def test_connections_that_were_answered_and_stay_open_make_room_too(served: Served) -> None:
