@@ -365,9 +365,8 @@ def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
     if isinstance(study._storage, RememberingStorage):
         return study._storage.trial_of(number)
     trials = study.get_trials(deepcopy=False)
-    if number < len(trials) and trials[number].number == number:
-        return trials[number]
-    return {trial.number: trial for trial in trials}[number]
+    at_place = number < len(trials) and trials[number].number == number
+    return trials[number] if at_place else {trial.number: trial for trial in trials}[number]
 
 
 def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:
