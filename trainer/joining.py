@@ -59,7 +59,7 @@ def of_one_set(tables: Sequence[Labelling]) -> Iterator[list[Labelling]]:
         right = [one for one in same if {label for _, label in one.labels} <= classes]  # not placeholders
         found = [one for split in ("train", "val", "test") for one in right if one.split == split]
         splits = [one.split for one in found]
-        are_apart = len(set.union(*(one.pictures for one in found))) == sum(len(one.pictures) for one in found)
+        are_apart = len(set().union(*(one.pictures for one in found))) == sum(len(one.pictures) for one in found)
         if len(splits) > 1 and splits[0] == "train" and len(set(splits)) == len(splits) and are_apart:
             yield found
 

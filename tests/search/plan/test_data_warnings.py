@@ -47,7 +47,7 @@ def test_classes_without_a_test_picture_or_with_one_are_named(tmp_path: Path, fo
     folder = make_pictures(tmp_path, counts | {"test/a": 20, "test/c": 1})
     assert warnings_of(folder, tmp_path, folds=folds) == [
         "2 of 4 classes have no test picture, so the test of an export says nothing of them: b, d; more pictures of "
-        "them help",
+        "them help, in the test split if it is not drawn",
         "1 of 4 classes have one test picture each, so the recall of each will be 0 % or 100 % (with Wilson's 95 % "
         "intervals, 0 to 79 % or 21 to 100 %): c; more pictures of them help, in the test split if it is not drawn",
     ]
