@@ -56,7 +56,10 @@ MASK_WORDS = {
 NO_CLASS = PART_WORDS | MASK_WORDS | {""}
 """Words that do not name a class if they stand beside the word of a split: images in train_images."""
 
-MASK_ENDING = re.compile(r"[-_. ](annotation|gt|label|mask|seg|segmentation|superpixel)s?([-_]?\d+)?$", re.IGNORECASE)
+MASK_ENDING = re.compile(
+    r"[-_. ](annotation|ground[-_. ]?truth|gt|label|mask|matte|seg|segmentation|superpixel|trimap)s?([-_]?\d+)?$",
+    re.IGNORECASE,
+)
 """Ending of the name of a mask, which the name of its picture does not have: 000_mask.png, 000_mask_1.png."""
 
 OBJECT_WORDS = {"annotation", "annotations", "bbox", "boxes", "coco", "instances", "keypoints"}
@@ -141,8 +144,6 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
     others = [folder for folder in tops if folder.name not in splits]
     _refuse_nested_splits(place, where, others, has_train="train" in splits.values())
     refuse_masks(place, tops)
-    for folder in tops:
-        refuse_masks(place, folder.holding)
     refuse_masks_beside_pictures(place, tops)
     if splits:
         _refuse_others(place, where, [folder for folder in tops if folder.name in splits], others, splits)
@@ -247,20 +248,30 @@ def _refuse_shared_names(place: str, where: str, tops: Sequence[Folder]) -> None
 
 
 def refuse_masks(place: str, folders: Sequence[Folder]) -> None:
-    """Raise if one of the folders has pictures, and another one has masks of them, with the same names."""
-    masks = [one for one in folders if words_of(one.base) & MASK_WORDS]
-    images = [one for one in folders if words_of(one.base) & IMAGE_WORDS and one not in masks]
-    for mask in masks:
-        known = {MASK_ENDING.sub("", _stem(file)) for file in mask.walk() if file.is_picture}
-        for image in images:
-            pictures = [file for file in image.walk() if file.is_picture]
-            if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
-                raise DataError(
-                    f"{place}: {mask.name} holds pictures of the same names as {image.name}, so it seems to hold "
-                    "masks, as data for segmentation does; move such folders elsewhere, or rename them if they are "
-                    f"classes; a classifier needs one class for each picture: expected is {EXPECTED_LAYOUT}, or a "
-                    "table of labels (data.labels)"
-                )
+    """Raise if, at any depth, a folder beside one with pictures has masks of them, with the same names.
+
+    Such a folder is named images or the like; inside a class, also as the one with masks: Trout beside Trout GT.
+    """
+    for beside in [folders, *(one.holding for top in folders for one in top.tree())]:
+        masks = [one for one in beside if words_of(one.base) & MASK_WORDS]
+        others = [one for one in beside if one not in masks] if masks else []
+        for mask in masks:
+            name = words_of(mask.base) - MASK_WORDS if beside is not folders else set()
+            images = [one for one in others if words_of(one.base) & IMAGE_WORDS or words_of(one.base) == name != set()]
+            for image in images:
+                _refuse_masks_of(place, mask, image)
+
+
+def _refuse_masks_of(place: str, mask: Folder, image: Folder) -> None:
+    known = {MASK_ENDING.sub("", _stem(file)) for file in mask.walk() if file.is_picture}
+    pictures = [file for file in image.walk() if file.is_picture]
+    if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
+        raise DataError(
+            f"{place}: {mask.name} holds pictures of the same names as {image.name}, so it seems to hold "
+            "masks, as data for segmentation does; move such folders elsewhere, or rename them if they are "
+            f"classes; a classifier needs one class for each picture: expected is {EXPECTED_LAYOUT}, or a "
+            "table of labels (data.labels)"
+        )
 
 
 def refuse_masks_beside_pictures(place: str, folders: Sequence[Folder]) -> None:
