@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.console import tell
+from search.console import tell, tell_aside
 from search.errors import UsageError
 from search.options import BegunArgument, JsonOption, RunsOption, StorageOption, places, print_answer
 from search.paths import DEFAULT_RUNS, Runs
@@ -86,10 +86,14 @@ def _text_of_deletion(answer: Deleted) -> str:
 
 def _all_studies(runs: Runs, url: URL) -> Studies:
     import studies as shipped
-    from search.study.file import is_missing
+    from search.study.file import is_missing, sentence_if_lost
 
     begun: tuple[Listed, ...] = ()
-    if url.get_backend_name() != "sqlite" or not is_missing(Path(url.database or "")):  # saves Optuna's import, 0.5 s
+    file = Path(url.database or "")
+    if url.get_backend_name() == "sqlite" and is_missing(file):  # saves Optuna's import, 0.5 s
+        if lost := sentence_if_lost(file, runs):
+            tell_aside(lost)
+    else:
         from search.study.inventory import list_studies
 
         begun = list_studies(url, runs)

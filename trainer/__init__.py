@@ -38,6 +38,7 @@ eight_bits    the range of deep pictures without no-data, and a line that conver
 formats       files that are no pictures, by their first bytes
 background    a picture without its background
 scan          lists the pictures of a data folder
+begun         the pictures of a study that an earlier version began
 tree          the folders and files of a data folder
 layout        which folders are splits, and which are classes
 split_names   splits by the names of folders

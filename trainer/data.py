@@ -30,14 +30,14 @@ from trainer.kept import recall, write_checked
 from trainer.pictures import DEEP, centre_of, read
 from trainer.scan import Listing, Picture, another_name, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
+from trainer.tree import NOW, Reading
 from trainer.unclear import EXPECTED_LABELS, EXPECTED_LAYOUT
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
 
 TORCHVISION_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, timm's IMAGENET_DEFAULT_MEAN and _STD; a gray channel has their means."""
 
 STATISTICS_PICTURES = 10_000  # at most so many training pictures, evenly spaced, give mean and deviation
@@ -150,12 +150,12 @@ class Dataset:
 
 
 def prepare_data(
-    config: DataConfig, cache_dir: Path, *, progress: Progress | None = None, download: bool = True
+    config: DataConfig, cache_dir: Path, *, progress: Progress | None = None, download: bool = True, like: Reading = NOW
 ) -> Dataset:
     """List the pictures of a source, decode them if there is no cache of them, split them, and check them.
 
-    An existing cache is compared with its CRC-32s. If it is damaged, it is built again, with a warning. With
-    ``download`` off, the network is not used: the files of CIFAR, or their cache, must exist.
+    An existing cache is compared with its CRC-32s, and built again with a warning if it is damaged. With ``download``
+    off, the network is not used: CIFAR's files or cache must exist. ``like`` is what is ignored in a folder.
 
     Raises:
         DataError: the pictures cannot be trained on; the message lists all problems.
@@ -177,7 +177,7 @@ def prepare_data(
                     "this study reads a folder of pictures and none was given; "
                     f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
                 )
-            listing = scan(config)
+            listing = scan(config, like)
             title, list_pictures = folder.name, lambda: listing
         case _:
             assert_never(config.source)

@@ -20,7 +20,7 @@ from trainer.file_index import FileIndex, composed, naming_column, read_lines, s
 from trainer.one_hot import about_one_hot, columns_of_classes
 from trainer.pixels import about_pixels
 from trainer.split_names import split_of
-from trainer.tree import File, Folder, read_tree
+from trainer.tree import NOW, File, Folder, Reading, read_tree
 from trainer.values import expanded
 
 __all__ = ["FILE_COLUMNS", "LABEL_COLUMNS", "LabelledFile", "Labels", "Table", "read_labels", "read_table"]
@@ -94,14 +94,14 @@ class Labels:
     notices: Sequence[str]
 
 
-def read_labels(config: DataConfig, root: Path) -> Labels:
+def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Labels:
     """Match the tables that ``config`` names with the files below ``root``.
 
     Raises:
         DataError: a table cannot be read, or does not fit the files; the message lists all problems.
     """
     assert config.labels is not None
-    tree = read_tree(root)
+    tree = read_tree(root, reading)
     asked = [("train", config.labels)] + ([("test", config.test_labels)] if config.test_labels is not None else [])
     paths = [root / expanded(name) for _, name in asked]
     files = FileIndex([file for file in tree.walk() if file.path not in paths], root)

@@ -25,7 +25,7 @@ from trainer.labels import read_labels
 from trainer.layout import Layout, read_layout
 from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
 from trainer.shards import labels_beside
-from trainer.tree import File, Folder, read_tree
+from trainer.tree import NOW, File, Folder, Reading, read_tree
 from trainer.unclear import EXPECTED_LAYOUT, describes_objects, names_of, option_for
 
 __all__ = [
@@ -90,19 +90,23 @@ class Listing:
     """``Labels.left_out``."""
 
 
-def scan(config: DataConfig) -> Listing:
+def scan(config: DataConfig, reading: Reading = NOW) -> Listing:
     """List the pictures of ``config.path``, by the tables that ``config`` names, or else by folders.
+
+    ``reading`` is what is ignored.
 
     Raises:
         DataError: as in ``scan_folder`` and ``read_labels``.
     """
     assert config.path is not None
     root = Path(os.path.realpath(config.path))  # ``resolve`` fails if links lead in a circle
-    return scan_folder(root) if config.labels is None else _scan_tables(config, root)
+    if config.labels is None:
+        return scan_folder(root, reading=reading)
+    return _scan_tables(config, root, reading)
 
 
-def _scan_tables(config: DataConfig, root: Path) -> Listing:
-    labels = read_labels(config, root)
+def _scan_tables(config: DataConfig, root: Path, reading: Reading) -> Listing:
+    labels = read_labels(config, root, reading)
     pictures = [
         Picture(one.file.name, one.label, one.split, partial(read_file, one.file.path), one.group)
         for one in sorted(labels.files, key=lambda one: one.file.name)
@@ -121,7 +125,7 @@ def _scan_tables(config: DataConfig, root: Path) -> Listing:
     )
 
 
-def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
+def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW) -> Listing:
     """List the pictures below ``root``. Label tables are read; pictures are opened only to compare copies.
 
     The folders are train/CLASS/*, with or without val and test, by any of their names (``split_names.split_of``); or
@@ -131,12 +135,13 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     Args:
         root: the data folder.
         needs_train: whether train is required. Off if a model is only tested: test/CLASS/* alone is then enough.
+        reading: what is ignored.
 
     Raises:
         DataError: the folder is missing, cannot be listed, has no class folder, or its folders could mean several
             things. If a table seems to have the classes, the message has the settings that read the table.
     """
-    tree = read_tree(root)
+    tree = read_tree(root, reading)
     if not tree.holds_pictures and (told := records_elsewhere(tree, root)):
         raise DataError(f"{root}: {told}")
     suggestion = suggest_labels(tree, root)
@@ -163,7 +168,8 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     notices += _about_tables(suggestion, layout, tree, root)
     raw = _raw_beside_pictures(layout)
     notices += _about_raw(raw)
-    texts = [file.name for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
+    beside = [file for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
+    texts = [file.name for file in beside if reading.texts or not _is_picture(file)]
     notices += _about_texts(texts)
     if texts and (told := labels_beside(tree, root) or describes_objects(tree)) is not None:
         notices.append(told)
@@ -198,6 +204,14 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     return Listing(
         str(root), pictures, sorted(class_folders), own_splits, stamp, inodes=inodes_of(files), notices=notices
     )
+
+
+def _is_picture(file: File) -> bool:
+    try:
+        with Image.open(file.path):
+            return True
+    except Exception:  # Pillow's readers raise errors of many kinds
+        return False
 
 
 def _about_tables(suggestion: Suggestion | None, layout: Layout, tree: Folder, root: Path) -> Iterator[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import DataError
 
-__all__ = ["ARCHIVE", "PICTURE_ENDINGS", "File", "Folder", "read_tree"]
+__all__ = ["ARCHIVE", "NOW", "PICTURE_ENDINGS", "File", "Folder", "Reading", "read_tree"]
 
 LITTER = frozenset(
     (
@@ -27,6 +27,34 @@ LITTER = frozenset(
 )
 """Names of files and folders that systems and other programs create, in lower case. They are ignored without a message,
 and so are all hidden ones, such as .ipynb_checkpoints."""
+
+_LATER = frozenset(
+    (
+        *("@synoresource", "@transcode", "recycler", "_vti_cnf", "lost.dir", "_gsdata_"),
+        *("__results___files", "wandb", "mlruns", "lightning_logs"),
+    )
+)
+"""Those of LITTER that were ignored only since 2026-11-30."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is ignored in a data folder."""
+
+    litter: frozenset[str] = LITTER
+    texts: bool = True
+    """Whether pictures with the ending of a text are ignored, as texts are."""
+
+
+NOW = Reading()
+
+BEFORE = (
+    Reading(texts=False),
+    Reading(LITTER - _LATER, texts=False),
+    Reading(LITTER - _LATER | {"recycled", "recycler"}, texts=False),
+    Reading(frozenset({"thumbs.db", "desktop.ini", "__macosx"}), texts=False),
+)
+"""What earlier versions ignored, the latest first; studies that they have begun keep their pictures."""
 
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
@@ -130,7 +158,7 @@ class Folder:
         return [folder for folder in self.folders if folder.holds_pictures]
 
 
-def read_tree(root: Path) -> Folder:
+def read_tree(root: Path, reading: Reading = NOW) -> Folder:
     """Read the tree below ``root``, through symbolic links, without files of operating systems and of this program.
 
     A link to a folder that contains it is not followed, because that would read the folder's pictures a second time.
@@ -146,16 +174,16 @@ def read_tree(root: Path) -> Folder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"the data folder {root} {what}; check --data DIR")
     around = [folder.stat() for folder in (root, *root.resolve().parents)]
-    return _read(str(root), "", tuple((info.st_dev, info.st_ino) for info in around))
+    return _read(str(root), "", tuple((info.st_dev, info.st_ino) for info in around), reading.litter)
 
 
-def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
+def _read(path: str, name: str, above: tuple[tuple[int, int], ...], litter: Collection[str]) -> Folder:
     """Read a folder. ``above`` has the folder and those above it: a link back to one of them is not followed."""
     files: list[File] = []
     folders: list[Folder] = []
     links_back: list[str] = []
     for entry in _entries(path):
-        if _is_litter(entry.name):
+        if _is_litter(entry.name, litter):
             continue
         below = f"{name}/{entry.name}" if name else entry.name
         try:
@@ -167,7 +195,7 @@ def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
         elif (info.st_dev, info.st_ino) in above:
             links_back.append(below)
         elif not _is_ours(entry.path):
-            folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino))))
+            folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino)), litter))
     if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data name the same folder
         folders = [folder for folder in folders if folder.name not in RUNS_NAMES]
     links_back += [link for folder in folders for link in folder.links_back]
@@ -181,9 +209,9 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
         raise DataError(f"the folder {path} cannot be listed: {error.strerror}") from None
 
 
-def _is_litter(name: str) -> bool:
+def _is_litter(name: str, litter: Collection[str]) -> bool:
     lower = name.lower()
-    return lower.startswith(".") or lower in LITTER or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
+    return lower.startswith(".") or lower in litter or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
 
 
 def _is_ours(path: str) -> bool:

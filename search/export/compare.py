@@ -26,6 +26,7 @@ from search.export.formats.table import format_of
 from search.export.record import METRICS, ExportRecord, Scores
 from search.export.scores import Answers, scores_of
 from search.paths import Runs
+from search.study.file import is_missing
 from search.study.gain import wilson_interval
 from search.study.lock import own_study
 from search.study.storage import open_storage, sqlite_file, storage_errors
@@ -358,8 +359,7 @@ def _record_use(records: Sequence[ExportRecord], data: Path | None, url: URL, ru
 
 def _study_of(name: str, url: URL) -> tuple[optuna.Study, StudySpec] | None:
     """An export's study, and its spec; None if the study is not in this database."""
-    file = sqlite_file(url)
-    if file is not None and not file.exists():
+    if (file := sqlite_file(url)) is not None and is_missing(file):
         return None
     with storage_errors(url):
         try:

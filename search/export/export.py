@@ -61,8 +61,9 @@ from search.study.begun import with_kept_settings
 from search.study.confirmation import Confirmation
 from search.study.exported import store_export
 from search.study.lock import own_study
+from search.study.mending import mend_trials
 from search.study.owned import OwnedStudy
-from search.study.storage import open_storage, storage_errors
+from search.study.storage import backend_of, open_storage, storage_errors
 from search.study.study import find_study
 from search.watch.export_section import store_section, stored_section
 from search.watch.page import show_export
@@ -142,7 +143,7 @@ def export_best(
         hold_devices(devices, console.say),
         storage_errors(url),
     ):
-        for line in notes:
+        for line in [*notes, *mend_trials(backend_of(study), study_name, runs).sentences]:
             console.say(line)
         return export_owned(OwnedStudy(study, spec, check_lock), runs, devices, console, out=out, numbers=numbers)
 

@@ -10,7 +10,7 @@ from search.export.retrain import raise_if_stopped
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.study.owned import OwnedStudy
-from search.study.study import FINGERPRINT, SPEC
+from search.study.study import SPEC, content_of
 from studies import StudySpec
 from trainer.config import DataConfig
 from trainer.data import Dataset
@@ -39,7 +39,7 @@ def read_again(owned: OwnedStudy, runs: Runs, console: Terminal) -> Dataset:
     study, spec = owned.study, owned.spec
     again = runs.command("export-best", spec.name, "--data DIR")
     try:
-        data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, spec.name)).data
+        data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, spec.name), begun=content_of(study)).data
     except DataError as error:
         if spec.data.path is None:
             raise
@@ -47,7 +47,7 @@ def read_again(owned: OwnedStudy, runs: Runs, console: Terminal) -> Dataset:
             f"{error}\nIf the pictures were moved, give their present folder: {again}. If their disk is not mounted, "
             "mount it and repeat the command."
         ) from None
-    if data.content_hash != study.user_attrs.get(FINGERPRINT, {}).get("data", {}).get("content", data.content_hash):
+    if content_of(study) not in (None, data.content_hash):
         where = "its pictures" if spec.data.path is None else f"the pictures in {spec.data.path}"
         other = "" if spec.data.path is None else f" ({again}, if they are elsewhere)"
         raise StudyChanged(

@@ -16,8 +16,9 @@ from search.study.transfer import DataSize
 from search.words import megabytes
 from studies import StudySpec
 from studies.axes import TIMM, values_of
+from trainer.begun import prepare_as_begun
 from trainer.config import AUGMENTATIONS, Distill, Shape, TrainConfig
-from trainer.data import Dataset, prepare_data
+from trainer.data import Dataset
 from trainer.errors import ConfigError, DiskError
 from trainer.sums import background_of_teacher, check_teacher
 
@@ -49,10 +50,12 @@ def prepare(
     raise_if_stopped: Callable[[], None] = lambda: None,
     *,
     download: bool = True,
+    begun: str | None = None,
 ) -> Prepared:
     """Read the pictures and find the exact bounds of the space. ``raise_if_stopped`` is called regularly.
 
-    With ``download`` off, the network is not used.
+    With ``download`` off, the network is not used. ``begun`` is the content hash of the study's pictures, if the study
+    has begun.
 
     Raises:
         DataError, DiskError: the pictures cannot be used.
@@ -63,7 +66,7 @@ def prepare(
     if spec.train.distill is not None:
         check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
-        data = prepare_data(spec.data, runs.cache, progress=progress, download=download)
+        data = prepare_as_begun(spec.data, runs.cache, begun, progress=progress, download=download)
     notes = (*_check_augment(spec, data), *_about_plain_epochs(spec), *_about_teachers(spec), *_about_survey(spec))
     with show_progress(console, raise_if_stopped) as progress:
         bounds = find_bounds(spec, len(data.class_names), runs, progress)

@@ -49,11 +49,10 @@ from search.study.lock import own_study, read_holder
 from search.study.marks import own_trials
 from search.study.mending import mend_trials
 from search.study.noise import store_num_pictures
-from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
-from search.study.study import check_trials, open_study, other_person, person_of, uuid_of
+from search.study.study import check_trials, content_in_database, open_study, other_person, person_of, uuid_of
 from search.study.transfer import choose_transfers, keep_transferred, store_data_size, transferred
 from search.study.trial import view_of
 from search.watch.event_files import EventFiles
@@ -119,9 +118,11 @@ def launch(
         storage = open_storage(url, create=True)
         begun = as_begun(spec, storage, overrides)
         spec, notes = begun.spec, list(begun.notes)
-        workers, prepared = share_gpus(devices, spec.search.workers_per_gpu), prepare(spec, runs, display.console)
+        workers, known = share_gpus(devices, spec.search.workers_per_gpu), content_in_database(spec.name, storage)
+        prepared = prepare(spec, runs, display.console, begun=known)
         check_lock()  # the Postgres server may have been restarted while the pictures were decoded
-        notes += take_folder(runs, spec.name, uuid_of(spec.name, storage)) + mend_trials(storage, spec.name)
+        notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        notes += mend_trials(storage, spec.name, runs).renumbered
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)
@@ -200,8 +201,7 @@ def _go_on(coordinator: Coordinator, devices: list[WorkerDevice], then: Then) ->
         if hours is not None and time_is_up:
             note_time_up(owned.study, hours)
 
-    outage = Outage(coordinator.say)
-    while not outage.with_database(begin, most_minutes=owned.spec.faults.storage_minutes):
+    while not coordinator.outage.with_database(begin, most_minutes=owned.spec.faults.storage_minutes):
         time.sleep(POLL_SECONDS)
     if hours is not None and time_is_up and not snapshot.spent.complete:
         raise NothingToExport(

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.errors import FailureKind
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.trial import FAILURE
+from search.study.void import is_repeated
 from search.workers.crew import Event
 from search.workers.failures import Setbacks
 from search.workers.messages import Epoch
@@ -35,10 +36,6 @@ OWN_ATTRIBUTES = (
     PROMOTED_AT,
 )
 """Trial attributes that the search sets. A program that queues a trial may use the same names."""
-
-REPEAT_TOLERANCE = 0.05
-"""Largest difference between the value of an epoch that is trained again and the reported value; for a loss above 1, a
-share of the loss. Other hardware rounds differently, but a trial with other results must not go on under its number."""
 
 Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
 """The decision about a trial after an epoch. stop: the pruner ends the trial. leave: the trial leaves its worker at a
@@ -208,7 +205,7 @@ def check_repeated(step: str, was: float, value: float, objective: Objective) ->
     Raises:
         ResultChanged: they differ by more than REPEAT_TOLERANCE.
     """
-    if abs(value - was) > REPEAT_TOLERANCE * max(1.0, abs(was)):
+    if not is_repeated(was, value):
         before, now = (words_of(one, objective) for one in (was, value))
         raise ResultChanged(f"{step} was {before} before an interruption and is {now} trained again")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
 from sqlalchemy import URL
 
+from search.console import tell_aside
 from search.errors import UsageError
 from search.paths import Runs
 from search.policy.ladder import PAUSED_AT
@@ -82,19 +83,27 @@ def owner_here(name: str, url: URL, runs: Runs) -> str | None:
     return owner
 
 
+def _warn(lines: Sequence[str]) -> None:
+    """Print lines about files and trials that were found missing or changed. The journal has them then, so no later
+    launch repeats them."""
+    for line in lines:
+        tell_aside(line)
+
+
 def _finish_paused(name: str, url: URL, runs: Runs) -> int:
     """End the paused trials of a study as PRUNED, with the value of their last step. Returns their number."""
     with own_study(name, url, runs) as check_lock:
         storage = open_storage(url)
-        mend_trials(storage, name)
+        said = list(mend_trials(storage, name, runs).renumbered)
         study, spec = find_study(storage, name)
         paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
         if not paused:
+            _warn(said)
             return 0
-        take_folder(runs, name, uuid_of(name, storage))
+        said += take_folder(runs, name, uuid_of(name, storage))
         uuid, journal = study.user_attrs.get(UUID), Journal(runs.journal(name))
         marks, trials = Marks.of(study, uuid), study.get_trials(deepcopy=False)
-        journal.begin(spec, latest_axes(trials), trials, uuid)
+        _warn([*said, *journal.begin(spec, latest_axes(trials), trials, uuid).sentences()])
         for trial in paused:
             check_lock()
             reason = f"ended while it was paused after {step_word(spec)} {trial.user_attrs[PAUSED_AT]}"

@@ -47,19 +47,30 @@ def check_not_emptied(file: Path) -> None:
 
 def sentence_if_missing(file: Path) -> str:
     """The sentence about a database that does not exist. It names the journals that are still there."""
-    if journals := _journals_beside(file):
-        return (
-            f"there is no database {file} any more, but its trials are still in {journals}; put a copy of the database "
-            "in its place (search replay needs none, and exports are complete without it); without a copy, search "
-            "launch begins anew"
-        )
-    return f"there is no database {file} yet; start a search first: search launch"
+    return sentence_if_lost(file) or f"there is no database {file} yet; start a search first: search launch"
 
 
-def _journals_beside(file: Path) -> str:
-    """The journals with trials in the runs folder of a database, in words; "" if there is none."""
+def sentence_if_lost(file: Path, runs: Runs | None = None) -> str | None:
+    """The sentence about a database that existed before, because a runs folder has journals with trials; else None.
+
+    Args:
+        file: the database, which does not exist.
+        runs: the runs folder; by default that of the database.
+    """
+    journals = _journals_beside(file, runs)
+    if not journals:
+        return None
+    return (
+        f"there is no database {file} any more, but its trials are still in {journals}; put a copy of the database "
+        "in its place (search replay needs none, and exports are complete without it); without a copy, search "
+        "launch begins anew"
+    )
+
+
+def _journals_beside(file: Path, runs: Runs | None = None) -> str:
+    """The journals with trials in a runs folder, by default that of a database, in words; "" if there is none."""
     found = []
-    for path in sorted(Runs(file.parent).studies.glob("*/journal.jsonl")):
+    for path in sorted((runs or Runs(file.parent)).studies.glob("*/journal.jsonl")):
         try:
             if ASKED in path.read_bytes():
                 found.append(str(path))

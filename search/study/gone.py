@@ -10,12 +10,16 @@ from typing import Any
 
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Integer, Select, cast, delete, func, insert, select, update
 
 GONE = "featherweight:gone"
 """Attribute of the failed trial that is stored in the place of a deleted one."""
 
 GONE_REASON = "no longer in the database"
+
+CREATED = "featherweight:trials_created"
+"""Attribute of a study: the number after that of the last trial that the search has created. If the last trials are
+deleted, only this tells that they were there. An older copy of the database has an older number."""
 
 _TRIALS = models.TrialModel.__table__
 
@@ -50,7 +54,8 @@ def fill_gaps(engine: Engine, study_id: int, ids: Mapping[int, int] | None = Non
     Args:
         engine: the database.
         study_id: Optuna's number of the study, which this process owns.
-        ids: number -> Optuna's id of trials that are known to be deleted; the last trials are missed only by this.
+        ids: number -> Optuna's id of trials that are known to be deleted. The last trials are missed by this, and by
+            ``CREATED``, which studies of earlier versions lack.
     """
     known = dict(ids or {})
     with engine.begin() as connection:
@@ -64,7 +69,7 @@ def fill_gaps(engine: Engine, study_id: int, ids: Mapping[int, int] | None = Non
         for trial_id, number in connection.execute(of_study).all():
             if found.setdefault(number, trial_id) != trial_id:
                 doubled.append((trial_id, number))
-        last, renumbered = max([-1, *found, *known]), []
+        last, renumbered = max([-1, *found, *known, _created(connection, study_id) - 1]), []
         for trial_id, number in doubled:
             last += 1
             connection.execute(update(_TRIALS).where(trial.trial_id == trial_id).values(number=last))
@@ -76,6 +81,18 @@ def fill_gaps(engine: Engine, study_id: int, ids: Mapping[int, int] | None = Non
         for number in gone:
             found[number] = _store_failed(connection, study_id, number, _free_id(connection, number, found, known))
     return Mended(tuple(gone), tuple(renumbered))
+
+
+def _created(connection: Connection, study_id: int) -> int:
+    """The value of ``CREATED``; 0 if there is none."""
+    stored = connection.execute(number_created(study_id)).scalar_one_or_none()
+    return 0 if stored is None else int(str(stored))
+
+
+def number_created(study_id: int) -> Select[int]:
+    """A statement for the value of ``CREATED``."""
+    attribute = models.StudyUserAttributeModel.__table__.c
+    return select(cast(attribute.value_json, Integer)).where(attribute.study_id == study_id, attribute.key == CREATED)
 
 
 def _free_id(connection: Connection, number: int, found: Mapping[int, int], known: Mapping[int, int]) -> int | None:

@@ -78,7 +78,7 @@ class Gap:
     more: list[int]
     """Numbers of the trials with steps that only the database has."""
     less: list[int]
-    """Numbers of the trials with steps that only the journal has: an older copy of the database was restored."""
+    """Numbers of the trials with steps that only the journal has: the database is an older copy, or lost these."""
     others: list[int]
     """Numbers of the trials in ``less`` that the database does not have, or has with other settings."""
     void: dict[int, str] = field(default_factory=dict)
@@ -89,8 +89,9 @@ class Gap:
         said = [f"{words}; the journal has it, and a replay does not judge it" for words in words_of(self.void)]
         if self.less:
             said.append(
-                f"the journal has more steps of trial {_numbers(self.less)} than the database, which is an older copy: "
-                "the search goes on from the database, and a replay does not judge these trials"
+                f"the journal has more steps of trial {_numbers(self.less)} than the database, which is an older copy, "
+                "or from which they were deleted: the search goes on from the database under these numbers, and a "
+                "replay does not judge these trials"
             )
         if self.more:
             more = _numbers(self.more)

@@ -19,19 +19,27 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
+from search.policy.halving import RUNG
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.gone import GONE, GONE_REASON
 from search.study.memory import RememberingStorage
 from search.study.sampling import set_attributes
 from search.study.storage import backend_of
-from search.study.trial import FAILURE
+from search.study.trial import FAILED_UNDER, FAILURE
 from trainer.values import FrozenModel
 
 MARK = "featherweight:mark"
 """Trial attribute: the study's UUID and the trial's number, so that the mark of a copied trial is not valid."""
 
 ENDED = "/ended"
-"""The suffix that the mark gets before a trial's end is stored. A checksum of the trial follows (``_checksum``), but
-not in ends that earlier versions stored."""
+"""The suffix that the mark gets before a trial's end is stored. Then come ``CHECKED`` and a checksum of the trial
+(``_checksum``). Earlier versions stored the checksum without ``CHECKED``, or no checksum."""
+
+CHECKED = "/2/"
+"""Version of the checksum in a mark; those without a version leave out constraints, rungs and sizes."""
+
+SET_ASIDE = "/changed"
+"""Stands after ``ENDED`` instead of a checksum if the trial differs from the journal, see ``sealed``."""
 
 BEFORE = "featherweight:marked_since"
 """Study attribute: see ``BeforeMarks``."""
@@ -42,6 +50,9 @@ FOREIGN = "featherweight:foreign"
 FOREIGN_REASON = "finished by another program; its value is not used"
 
 CHANGED_REASON = "changed in the database after its end; its value is not used"
+
+LEARNED = (PAUSED_AT, PROMOTED_AT, REPEATS, FAILURE, FAILED_UNDER, "sizes")
+"""Trial attributes that the checksum of a mark covers, besides the size."""
 
 NOT_OWN = (FOREIGN_REASON, CHANGED_REASON, GONE_REASON)
 """The reasons why a finished trial is not the search's own."""
@@ -75,7 +86,20 @@ class Marks:
     ) -> None:
         """Mark a trial whose end is about to be stored, after all else of it."""
         now = study._storage.get_trial(trial._trial_id)
-        set_attributes(study, trial, {MARK: f"{self.mark_of(trial.number)}{ENDED}/{_checksum(now, state, value)}"})
+        set_attributes(study, trial, {MARK: self._ended(now, state, value)})
+
+    def _ended(self, trial: FrozenTrial, state: TrialState, value: float | None) -> str:
+        return f"{self.mark_of(trial.number)}{ENDED}{CHECKED}{_checksum(trial, state, value)}"
+
+    def sealed(self, trial: FrozenTrial, *, differs: bool) -> str:
+        """The mark of a trial that ended before marks had checksums. If it differs from the journal, it counts as
+        changed from then on."""
+        end = self._ended(trial, trial.state, trial.value)
+        return f"{self.mark_of(trial.number)}{ENDED}{SET_ASIDE}" if differs else end
+
+    def is_sealed(self, number: int, mark: object) -> bool:
+        """Whether a mark has a checksum, or says that the trial was set aside."""
+        return str(mark).startswith(f"{self.mark_of(number)}{ENDED}/")
 
     @classmethod
     def of(cls, study: optuna.Study, uuid: str | None) -> Marks:
@@ -93,7 +117,9 @@ class Marks:
         if GONE in trial.user_attrs or (trial.state == TrialState.COMPLETE and trial.values is None):
             return False
         mark = str(trial.user_attrs.get(MARK)).removeprefix(self.mark_of(trial.number) + ENDED)
-        if mark == "" or mark == f"/{_checksum(trial, trial.state, trial.value)}":
+        if mark.startswith(CHECKED):
+            return mark == CHECKED + _checksum(trial, trial.state, trial.value)
+        if mark == "" or mark == f"/{_checksum(trial, trial.state, trial.value, of_before=True)}":
             return True
         if mark.startswith("/"):
             return False
@@ -191,16 +217,29 @@ def _is_trained(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs
 
 
-def _checksum(trial: FrozenTrial, state: TrialState, value: float | None) -> str:
-    """CRC-32 of a trial's state, value, settings, steps and size at its end.
+def _checksum(trial: FrozenTrial, state: TrialState, value: float | None, *, of_before: bool = False) -> str:
+    """CRC-32 of all that others learn from a trial: its state, value, settings, steps, sizes, constraints and rungs.
 
-    Optuna itself chooses the value of a trial that is not COMPLETE. Other attributes do not count, because other
-    programs may add theirs while the trial runs.
+    Optuna itself chooses the value of a trial that is not COMPLETE: that of its last step, or none. Other attributes do
+    not count, because other programs may add theirs while the trial runs.
+
+    Args:
+        trial: the trial.
+        state: its state at its end.
+        value: its value at its end.
+        of_before: whether to compute the checksum of earlier versions, see ``CHECKED``.
     """
-    kept = value if state == TrialState.COMPLETE else None
     steps = [(step, _as_stored(one)) for step, one in sorted(trial.intermediate_values.items())]
     settings = {name: _as_stored(one) for name, one in trial.params.items()}
-    content = (state.name, _as_stored(kept), settings, steps, *map(trial.user_attrs.get, ("num_params", "macs")))
+    chosen = None if of_before or not steps else steps[-1][1]
+    kept = value if state == TrialState.COMPLETE or not (of_before or value == chosen) else None
+    content = [state.name, _as_stored(kept), settings, steps, *map(trial.user_attrs.get, ("num_params", "macs"))]
+    if not of_before:
+        content += [
+            *map(trial.user_attrs.get, LEARNED),
+            {name: _as_stored(one) for name, one in trial.constraints.items()},
+        ]
+        content += [{name: one for name, one in trial.system_attrs.items() if name.startswith(RUNG)}]
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 

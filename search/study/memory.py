@@ -165,7 +165,7 @@ class RememberingStorage(_CachedStorage):
         """As Optuna's."""
         with self._writing():
             if template_trial is None and study_id == self._study_id:
-                trial = self._statements.create()
+                trial = self._statements.create(max(self._read_up_to, self._created))
                 self._add_trials_to_cache(study_id, [trial])
                 self._created = trial._trial_id
                 return self._created

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from logging import WARNING
 
 from search.console import Say
-from search.study.storage import STORAGE_FAILURES, is_outage, words_of_outage
+from search.study.storage import STORAGE_FAILURES, is_outage, is_refusal, words_of_outage
 from search.words import duration
 
 RETRY_SECONDS = 2.0
@@ -27,6 +27,9 @@ class Outage:
         self._say = say
         self._since: float | None = None
         self._tried = 0.0
+        self._has_worked = False
+        """Whether the database has done all that was asked, once. From then on, a refused user is an outage too: what
+        was revoked may be granted again, and until then training goes on."""
 
     @property
     def is_on(self) -> bool:
@@ -56,13 +59,15 @@ class Outage:
                 step()
         except STORAGE_FAILURES as error:
             self._tried = time.monotonic()  # measured now, because the attempt itself may take as long as the pause
-            if not is_outage(error) or self.seconds > 60 * most_minutes:
+            waits = self._has_worked if is_refusal(error) else is_outage(error)
+            if not waits or self.seconds > 60 * most_minutes:
                 raise
             if self._since is None:
                 self._since = begun
                 words = f"the database {words_of_outage(error)}; training goes on, and reports of workers wait in order"
                 self._say(words, WARNING)
             return False
+        self._has_worked = True
         if self.is_on:
             self._say(f"the database is back after {duration(self.seconds)}")
             self._since = None

@@ -3,6 +3,7 @@ hang."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,15 +42,28 @@ CURES = {
     "57P01": "the server is shutting down, or it has ended this connection; wait until it accepts connections",
     "57P03": "the server is starting, recovering or shutting down; wait until it is ready",
     "42501": "the role lacks this permission; ask the owner of the database for it (GRANT)",
+    "28P01": "the server does not accept this password; check user and password (in the URL, PGPASSFILE or PGPASSWORD)",
+    "28000": "the server does not let this user in; check the user, or ask the server's administrator (pg_hba.conf)",
+    "3D000": "the server has no database of this name; check the name, or create it (createdb)",
 }
 """SQLSTATE -> the cause and its cure, in words."""
 
-_REFUSALS = {
+REFUSALS = ("42501", "28P01", "28000", "3D000")
+"""The SQLSTATEs after which a person must change something. They end a launch, but not a search that runs already."""
+
+_WORDS = {
     "too many c": "53300",
     "connection slots are": "53300",
     "the database system is": "57P03",
     "No space left on device": "53100",
     "permission denied": "42501",
+    "password authentication failed": "28P01",
+    "no password supplied": "28P01",
+    "authentication failed": "28000",
+    "pg_hba.conf": "28000",
+    "is not permitted to log in": "28000",
+    'FATAL: *role ".*" does not exist': "28000",
+    'FATAL: *database ".*" does not exist': "3D000",
 }
 """Words with which a server refuses a connection -> the SQLSTATE, which psycopg does not know then."""
 
@@ -57,7 +71,7 @@ _REFUSALS = {
 def sqlstate_of(error: BaseException) -> str | None:
     """The SQLSTATE of an error of the driver. A refused connection has none, so its words are read."""
     state: str | None = getattr(error, "sqlstate", None)
-    return state or next((state for words, state in _REFUSALS.items() if words in str(error)), None)
+    return state or next((state for words, state in _WORDS.items() if re.search(words, str(error))), None)
 
 
 def cure_of(error: BaseException) -> str:

@@ -19,9 +19,10 @@ from typing import Any, TypeAlias
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from search.study.gone import CREATED, number_created
 from search.study.prepared import Prepared
 from search.study.storage import version_of
 from search.study.trial import axis_of
@@ -35,8 +36,9 @@ _KEYS: dict[type[Any], tuple[str, str]] = {
     models.TrialSystemAttributeModel: ("trial_id", "key"),
     models.TrialIntermediateValueModel: ("trial_id", "step"),
     models.TrialValueModel: ("trial_id", "objective"),
+    models.StudyUserAttributeModel: ("study_id", "key"),
 }
-"""Table of values or attributes of trials -> the columns of its key."""
+"""Table of values or attributes -> the columns of its key."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,18 @@ class Statements:
         self._state = Prepared(select(trial.state).where(this), dialect)
         last = select(trial.trial_id, trial.number).where(of_study).order_by(trial.trial_id.desc()).limit(1)
         self._last = Prepared(last, dialect)
-        next_number = func.coalesce(select(last.subquery().c.number + 1).scalar_subquery(), 0)
+        after = func.coalesce(select(last.subquery().c.number + 1).scalar_subquery(), 0)
+        created = func.coalesce(number_created(study_id).scalar_subquery(), 0)
+        next_number = case((after > created, after), else_=created)  # no number is used twice
         new: dict[str, Any] = {"study_id": study_id, "state": TrialState.RUNNING, "number": next_number}
         new["datetime_start"] = bindparam("now")
+        if dialect.name == "sqlite":  # which would use the id of a deleted trial again
+            highest = func.coalesce(select(func.max(models.TrialModel.trial_id)).scalar_subquery(), 0)
+            new["trial_id"] = func.max(highest, bindparam("above")) + 1
         self._new = Prepared(insert(models.TrialModel.__table__).values(new).inline(), dialect, [])
+        attribute = models.StudyUserAttributeModel
+        one_more = {"study_id": study_id, "key": CREATED, "value_json": bindparam("created")}
+        self._created = Prepared(_upsert(attribute, dialect.name, one_more), dialect, [])
         unfinished = (trial.state == TrialState.RUNNING) | (trial.state == TrialState.WAITING)
         end: dict[str, Any] = {"state": bindparam("end"), "datetime_complete": bindparam("now")}
         self._end = Prepared(update(models.TrialModel.__table__).where(this, unfinished).values(end), dialect)
@@ -208,8 +218,8 @@ class Statements:
                 self._store_end(connection, end, stored)
         return shown
 
-    def create(self) -> FrozenTrial:
-        """Create a RUNNING trial without settings.
+    def create(self, above: int) -> FrozenTrial:
+        """Create a RUNNING trial without settings. Its id is higher than ``above``, the highest that is known.
 
         Raises:
             KeyError: the study does not exist any more.
@@ -218,8 +228,9 @@ class Statements:
         with self._transaction() as connection:
             if self._study.run(connection, {}).fetchone() is None:
                 raise KeyError(models.NOT_FOUND_MSG)
-            self._new.run(connection, {"now": stored})
+            self._new.run(connection, {"now": stored, "above": above})
             trial_id, number = self._last.run(connection, {}).fetchone()  # no other program creates one meanwhile
+            self._created.run(connection, {"created": str(number + 1)})
         return FrozenTrial(
             number=number,
             state=TrialState.RUNNING,
@@ -264,9 +275,10 @@ def _columns(model: type[Any]) -> list[str]:
     return [column.name for column in model.__table__.columns if not column.primary_key]
 
 
-def _upsert(model: type[Any], dialect: str) -> Insert:
-    """A statement that stores rows of a table; rows with the same key are replaced."""
+def _upsert(model: type[Any], dialect: str, values: dict[str, Any] | None = None) -> Insert:
+    """A statement that stores rows of a table; rows with the same key are replaced. The rows are those of its call, or
+    have the given values."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(model).inline()
+    statement = insert(model).values(values or {}).inline()
     new = {name: statement.excluded[name] for name in _columns(model) if name not in _KEYS[model]}
     return statement.on_conflict_do_update(index_elements=list(_KEYS[model]), set_=new)

@@ -243,6 +243,13 @@ def is_outage(error: Exception) -> bool:
     return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether a server refuses this user or names a cause that does not pass by itself, see ``postgres.REFUSALS``."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    orig = getattr(cause, "orig", None)
+    return orig is not None and postgres.sqlstate_of(orig) in postgres.REFUSALS
+
+
 def words_of_outage(error: Exception) -> str:
     """The cause of an outage in words, after "the database"."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error

@@ -286,6 +286,19 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
     return found
 
 
+def content_of(study: optuna.Study) -> str | None:
+    """The content hash of a study's pictures at its last launch; None before the first."""
+    found: str | None = study.user_attrs.get(FINGERPRINT, {}).get("data", {}).get("content")
+    return found
+
+
+def content_in_database(name: str, storage: RDBStorage) -> str | None:
+    """As ``content_of``, for the name of a study; None also if there is no such study."""
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    return content_of(optuna.load_study(study_name=name, storage=storage))
+
+
 def user_name() -> str:
     """The name of this process's user: SEARCH_OWNER, or without it the name in the operating system."""
     named = printable(os.environ.get("SEARCH_OWNER", "").strip())

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,7 @@ from search.running.trials import Trials
 from search.study.begun import as_begun, begin_trials_anew
 from search.study.confirmation import confirmation_of
 from search.study.journal import read_journal
+from search.study.marks import CHANGED_REASON, ENDED, MARK
 from search.study.owned import OwnedStudy
 from search.study.replay import replay_study
 from search.study.storage import open_storage, parse_url
@@ -502,6 +505,7 @@ def test_the_search_goes_on_to_its_budget_and_repeats_itself(folder: Path, runs:
     assert code == 0, err
     assert f"going on with trial {RUNNING}, left unfinished by the last launch" in out
     after = trials_of(storage)
+    assert [one.user_attrs.pop(MARK).partition(ENDED)[1] for one in after[:RUNNING]] == [ENDED] * RUNNING
     assert after[:RUNNING] == before[:RUNNING]
     assert len(after) == 12
     assert all(trial.state.is_finished() for trial in after)
@@ -511,6 +515,17 @@ def test_the_search_goes_on_to_its_budget_and_repeats_itself(folder: Path, runs:
     code, out, err = run_inside(folder, "replay", "before")
     assert code == 0, err
     assert "12 of 12 suggestions" in out
+
+
+def test_a_value_of_before_that_is_changed_by_sql_is_not_exported(folder: Path, runs: Runs) -> None:
+    with closing(sqlite3.connect(runs.database)) as database, database:
+        changed = "SELECT trial_id FROM trials WHERE number = 5 AND study_id = 1"
+        assert database.execute(f"UPDATE trial_values SET value = 0.9999 WHERE trial_id = ({changed})").rowcount == 1
+    code, out, err = run_inside(folder, "export-best", "before.toml", "--gpus", "cpu", "--trial", "5")
+    assert code == 6, err
+    assert f"trial 5: {CHANGED_REASON}\n" in out
+    assert "trial 5 of 'before' is changed in the database after its end" in err
+    assert json.loads(run_inside(folder, "status", "before", "--json")[1])["best"]["number"] == 3
 
 
 @pytest.mark.slow

@@ -242,7 +242,8 @@ class Bench:
         clock = clock or Clock(spec.search.hours)
         runs = Runs(self.folder)
         storage = without_sync(open_storage(parse_url(self.url or f"sqlite:///{runs.database}"), create=True))
-        self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage)) + mend_trials(storage, spec.name)
+        self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        self.notes += mend_trials(storage, spec.name, runs).renumbered
         study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
         bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=list(spec.known), left_out={})
         audience = Listener(self.hear, watch)

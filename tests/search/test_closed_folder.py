@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import studies
+from search.errors import StorageError
+from search.export.compare import _study_of
 from search.export.inputs import find_pictures
+from search.study.storage import sqlite_url
 from trainer.config import DataConfig
 from trainer.data import prepare_data
 from trainer.errors import TrainerError
@@ -36,6 +39,12 @@ def test_pictures(closed: Path, source: str, below: str) -> None:
     config = DataConfig.model_validate({"source": source, "path": str(closed / below)})
     with pytest.raises(TrainerError, match=r"closed.* cannot be (opened|listed): Permission denied"):
         prepare_data(config, closed / "cache")
+
+
+def test_a_database_for_a_comparison(closed: Path) -> None:
+    """The comparison would be counted there as a use of the test split."""
+    with pytest.raises(StorageError, match=f"database {closed}/search.db cannot be read: {closed} belongs to"):
+        _study_of("birds", sqlite_url(closed / "search.db"))
 
 
 def test_pictures_to_classify(closed: Path) -> None:

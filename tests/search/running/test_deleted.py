@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,17 +14,20 @@ import optuna
 import pytest
 from needed import postgres
 from optuna.trial import create_trial
-from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started, states, trains
+from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 
 from search.errors import NothingToExport
 from search.export.choice import choose_trials
-from search.study.gone import GONE_REASON, fill_gaps
+from search.paths import Runs
+from search.policy.halving import RUNG
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
+from search.study.gone import CREATED, GONE_REASON, fill_gaps
 from search.study.journal import read_journal
-from search.study.marks import CHANGED_REASON, ENDED, MARK, own_trials
+from search.study.marks import BEFORE, CHANGED_REASON, ENDED, MARK, own_trials
 from search.study.replay import Replay, replay, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import find_study
-from search.study.void import DIFFERS
+from search.study.trial import FAILURE
 from search.workers.messages import Assign, FromWorker
 
 KINDS = ("values", "params", "intermediate_values", "user_attributes", "system_attributes")
@@ -133,15 +138,28 @@ def test_two_trials_with_one_number_are_told_apart(bench: Bench) -> None:
     assert study.trials[3].params["lr"] == 0.05
 
 
-CHANGES = {
+KEPT_BY_JOURNAL = {
     "value": "UPDATE trial_values SET value = 0.9999 WHERE trial_id = 2",
     "no value": "DELETE FROM trial_values WHERE trial_id = 2",
     "settings": "UPDATE trial_params SET param_value = param_value * 2 WHERE trial_id = 2 AND param_name = 'lr'",
     "a setting less": "DELETE FROM trial_params WHERE trial_id = 2 AND param_name = 'lr'",
-    "size": "UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 2 AND key = 'num_params'",
-    "no size": "DELETE FROM trial_user_attributes WHERE trial_id = 2 AND key = 'num_params'",
+    "a step": "UPDATE trial_intermediate_values SET intermediate_value = 0.9999 WHERE trial_id = 2 AND step = 2",
     "no steps": "DELETE FROM trial_intermediate_values WHERE trial_id = 2",
     "state": "UPDATE trials SET state = 'PRUNED' WHERE trial_id = 2",
+}
+USER, SYSTEM = (
+    f"INSERT INTO trial_{kind}_attributes (trial_id, key, value_json) VALUES " for kind in ("user", "system")
+)
+CHANGES = KEPT_BY_JOURNAL | {
+    "size": "UPDATE trial_user_attributes SET value_json = '1' WHERE trial_id = 2 AND key = 'num_params'",
+    "no size": "DELETE FROM trial_user_attributes WHERE trial_id = 2 AND key = 'num_params'",
+    "sizes": f"{USER} (2, 'sizes', '{{\"width_mult\": 2.0}}')",
+    "paused": f"{USER} (2, '{PAUSED_AT}', '1')",
+    "promoted": f"{USER} (2, '{PROMOTED_AT}', '1')",
+    "repeat": f"{USER} (2, '{REPEATS}', '0')",
+    "kind of failure": f"{USER} (2, '{FAILURE}', '\"diverged\"')",
+    "constraint": f"{SYSTEM} (2, 'constraints:params', '0.5')",
+    "rung": f"{SYSTEM} (2, '{RUNG}0', '0.9999')",
 }
 
 
@@ -209,19 +227,136 @@ def test_the_last_trials_that_are_deleted_in_a_search_are_replaced_whether_they_
     assert len(own_trials(study)) >= 5
 
 
-def test_a_changed_value_of_an_earlier_version_is_said_too(bench: Bench) -> None:
-    study, _ = search(bench, 3)
-    mark = study.trials[1].user_attrs[MARK]
-    whole = f"{mark.partition(ENDED)[0]}{ENDED}"
-    sql(bench, f"UPDATE trial_user_attributes SET value_json = '\"{whole}\"' WHERE value_json = '\"{mark}\"'")
-    search(bench, 3)
-    assert bench.warnings == []
-    sql(bench, CHANGES["value"])
-    _, found = search(bench, 4)
-    assert [line for line in bench.warnings if "trial 1" in line] == [
-        f"trial 1: {DIFFERS}; the journal has it, and a replay does not judge it"
+def test_a_pruned_trial_has_the_value_of_its_last_step_or_counts_as_changed(bench: Bench) -> None:
+    def diverges(assignment: Assign, _times: int) -> Iterator[FromWorker]:
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.25)
+        yield failed(assignment.trial, "diverged", "not finite")
+
+    bench.coordinator(ScriptedPool(diverges), spec_of(trials=2)).run()
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+    assert [(one.state.name, one.value) for one in own_trials(find_study(open_storage(url), "scripted")[0])] == [
+        ("PRUNED", 0.25),
+        ("PRUNED", 0.25),
     ]
-    assert found.void == {"1": DIFFERS}
+    sql(bench, "UPDATE trial_values SET value = 0.9999 WHERE trial_id = 2")
+    assert [one.number for one in own_trials(find_study(open_storage(url), "scripted")[0])] == [0]
+
+
+def as_ended_by(bench: Bench, version: str) -> None:
+    """Give the trials the marks of an earlier version, of two."""
+    for trial in optuna.load_study(study_name="scripted", storage=f"sqlite:///{bench.folder}/search.db").trials:
+        mark = f"{trial.user_attrs[MARK].partition(ENDED)[0]}{ENDED}"
+        if version == "with checksums":
+            steps = sorted(trial.intermediate_values.items())
+            sizes = [trial.user_attrs["num_params"], trial.user_attrs["macs"]]
+            content = (trial.state.name, trial.value, trial.params, steps, *sizes)
+            mark += f"/{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+        this = f"trial_id = {trial._trial_id} AND key = '{MARK}'"
+        if version == "without marks":
+            sql(bench, f"DELETE FROM trial_user_attributes WHERE {this}")
+        else:
+            sql(bench, f"UPDATE trial_user_attributes SET value_json = '{json.dumps(mark)}' WHERE {this}")
+    if version == "without marks":
+        sql(bench, f"DELETE FROM study_user_attributes WHERE key = '{BEFORE}'")
+
+
+@pytest.mark.parametrize("version", ["without marks", "without checksums"])
+@pytest.mark.parametrize("change", KEPT_BY_JOURNAL.values(), ids=KEPT_BY_JOURNAL)
+def test_a_trial_of_an_earlier_version_that_differs_from_the_journal_is_named_once_and_never_used(
+    bench: Bench, change: str, version: str
+) -> None:
+    search(bench, 3)
+    as_ended_by(bench, version)
+    sql(bench, change)
+    study, found = search(bench, 4)
+    said = f"trial 1: {CHANGED_REASON}; the journal has it, and a replay does not judge it"
+    assert [line for line in bench.warnings if "trial 1" in line] == [said]
+    assert found.void == {"1": CHANGED_REASON}
+    assert [trial.number for trial in own_trials(study)] == [0, 2, 3, 4]
+    search(bench, 5)
+    assert not any("trial 1:" in line for line in bench.warnings)
+
+
+@pytest.mark.parametrize("version", ["without marks", "without checksums"])
+def test_a_trial_of_an_earlier_version_that_agrees_with_the_journal_gets_a_checksum(bench: Bench, version: str) -> None:
+    search(bench, 3)
+    as_ended_by(bench, version)
+    # as after a kill, on other hardware
+    sql(bench, "UPDATE trial_intermediate_values SET intermediate_value = intermediate_value + 0.001 WHERE step = 1")
+    study, _ = search(bench, 3)
+    assert bench.warnings == []
+    assert len(own_trials(study)) == 3
+    sql(bench, CHANGES["size"])
+    reader, _ = find_study(open_storage(parse_url(f"sqlite:///{bench.folder}/search.db")), "scripted")
+    assert [trial.number for trial in own_trials(reader)] == [0, 2]
+
+
+def test_a_trial_of_an_earlier_version_that_the_journal_lacks_is_kept(bench: Bench) -> None:
+    search(bench, 3)
+    as_ended_by(bench, "without checksums")
+    Runs(bench.folder).journal("scripted").unlink()
+    study, _ = search(bench, 3)
+    assert len(own_trials(study)) == 3
+
+
+def test_the_checksum_of_an_earlier_version_stays_valid(bench: Bench) -> None:
+    search(bench, 3)
+    as_ended_by(bench, "with checksums")
+    sql(bench, CHANGES["rung"])
+    study, _ = search(bench, 3)
+    assert bench.warnings == []
+    assert len(own_trials(study)) == 3
+    sql(bench, CHANGES["value"])
+    study, _ = search(bench, 3)
+    assert [trial.number for trial in own_trials(study)] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("numbers", [(3,), (2, 3), (0, 1, 2, 3), (0, 3)])
+def test_the_last_trials_that_are_deleted_between_two_launches_are_named_and_replaced(
+    bench: Bench, numbers: tuple[int, ...], rows: bool
+) -> None:
+    search(bench, 4)
+    delete(bench, *numbers, rows=rows)
+    study, found = search(bench, 5)
+    assert [line for line in bench.warnings if "the journal has" in line] == [
+        f"trial {', '.join(map(str, numbers))}: {GONE_REASON}; the journal has it, and a replay does not judge it"
+    ]
+    assert found.void == {str(number): GONE_REASON for number in numbers}
+    assert states(study) == ["FAIL" if number in numbers else "COMPLETE" for number in range(5 + len(numbers))]
+    search(bench, 5)
+    assert bench.warnings == []
+
+
+def test_the_last_trials_of_an_earlier_version_that_are_deleted_are_named_with_both_causes(bench: Bench) -> None:
+    search(bench, 4)
+    delete(bench, 2, 3)
+    sql(bench, f"DELETE FROM study_user_attributes WHERE key = '{CREATED}'")
+    study, _ = search(bench, 4)
+    assert [line for line in bench.warnings if "trial" in line] == [
+        "the journal has more steps of trial 2, 3 than the database, which is an older copy, or from which they were "
+        "deleted: the search goes on from the database under these numbers, and a replay does not judge these trials"
+    ]
+    assert states(study) == ["COMPLETE"] * 4
+
+
+def test_the_last_finished_trial_that_is_deleted_in_a_search_keeps_its_number(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains), spec_of(trials=4))
+    deleted: list[int] = []
+
+    def watch(_snapshot: Any) -> None:
+        states = [state for (state,) in sql(bench, "SELECT state FROM trials ORDER BY number")[0]]
+        if not deleted and states == ["COMPLETE"] * 3:
+            deleted.append(2)
+            delete(bench, 2)
+
+    bench.coordinator(ScriptedPool(trains), spec_of(trials=4), watch=watch).run()
+    assert deleted
+    assert [number for (number,) in sql(bench, "SELECT number FROM trials ORDER BY trial_id")[0]] == [0, 1, 3]
+    study, _ = search(bench, 4)
+    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert any(f"trial 2: {GONE_REASON}" in line for line in bench.warnings)
 
 
 @pytest.mark.postgres

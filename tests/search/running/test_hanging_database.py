@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from needed import postgres, required
 from optuna.exceptions import StorageInternalError
 from scripted import EPOCHS, Listener, ScriptedPool, spec_of, states, trains
-from sqlalchemy import make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import search.study.outage
@@ -28,6 +28,7 @@ from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
+from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import backend_of, is_outage, open_storage, parse_url, storage_errors, wait_briefly
 from search.study.study import open_study
@@ -191,6 +192,101 @@ def test_a_refused_connection_and_a_launch_on_a_read_only_server_are_told_in_one
         storage_errors(make_url(url)),
     ):
         open_study(spec_of(), open_storage(make_url(url), create=True), "content")
+
+
+def as_admin(url: str, *statements: str) -> None:
+    with required("psycopg").connect(make_url(url).set(drivername="postgresql").render_as_string(False)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@contextmanager
+def needs_a_password(server: Any, role: str) -> Iterator[None]:
+    rules = Path(server.pgdata) / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text(f"local all {role} scram-sha-256\nhost all {role} all scram-sha-256\n{before}")
+    server.psql("SELECT pg_reload_conf();")
+    try:
+        yield
+    finally:
+        rules.write_text(before)
+        server.psql("SELECT pg_reload_conf();")
+
+
+REFUSED = {
+    "42501": (
+        r"ask the owner of the database for it \(GRANT\)",
+        "REVOKE CONNECT ON DATABASE {database} FROM PUBLIC, {role}",
+    ),
+    "28000": ("the server does not let this user in", "ALTER ROLE {role} NOLOGIN"),
+    "no role": ("the server does not let this user in", "ALTER ROLE {role} RENAME TO {role}_before"),
+    "3D000": (r"check the name, or create it \(createdb\)", "DROP DATABASE {database}"),
+    "28P01": ("the server does not accept this password", "ALTER ROLE {role} PASSWORD 'another'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_user_or_database_that_the_server_refuses_ends_a_launch_with_the_cure(
+    url: str, server: Any, case: str
+) -> None:
+    (cure, statement), role = REFUSED[case], f"r{abs(hash(case))}"
+    as_admin(url, f"CREATE ROLE {role} LOGIN PASSWORD 'mine'")
+    server.psql(f"{statement.format(database=make_url(url).database, role=role)};")
+    refused = make_url(url).set(username=role, password="mine")
+    with needs_a_password(server, role) if case == "28P01" else nullcontext():
+        with pytest.raises(StorageError, match=cure) as said:
+            open_storage(refused, create=True)
+        assert "mine" not in str(said.value)
+        engine = create_engine(refused, poolclass=NullPool)
+        notes: list[str] = []
+        with pytest.raises(OperationalError):
+            Outage(lambda line, *_: notes.append(line)).with_database(engine.connect)
+        assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("refuse", "allow", "cure"),
+    [
+        (
+            "REVOKE CONNECT ON DATABASE {database} FROM PUBLIC, {role}",
+            "GRANT CONNECT ON DATABASE {database} TO {role}",
+            "GRANT",
+        ),
+        ("ALTER ROLE {role} NOLOGIN", "ALTER ROLE {role} LOGIN", "does not let this user in"),
+        (
+            "REVOKE INSERT, UPDATE ON ALL TABLES IN SCHEMA public FROM {role}",
+            "GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
+            "GRANT",
+        ),
+    ],
+)
+def test_a_running_search_waits_for_the_permission_that_it_has_lost_and_names_the_cure(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: str, allow: str, cure: str
+) -> None:
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0.1)
+    database, role = make_url(url).database, f"r{abs(hash(refuse))}"
+    as_admin(url, f"CREATE ROLE {role} LOGIN", f"ALTER DATABASE {database} OWNER TO {role}")
+    notes: list[str] = []
+    pool = ScriptedPool(trains, num_workers=2)
+    coordinator = searching(make_url(url).set(username=role).render_as_string(False), tmp_path, notes, pool)
+    coordinator.begin()
+    while len(pool.answers) < 2:
+        coordinator.turn()
+    answered, begun = len(pool.answers), time.monotonic()
+    ends = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+    as_admin(url, refuse.format(database=database, role=role), ends)
+    while len(pool.answers) < answered + 2 or not coordinator.outage.is_on or not any(cure in note for note in notes):
+        coordinator.turn()
+        assert time.monotonic() - begun < 60, notes
+    as_admin(url, allow.format(database=database, role=role))
+    while coordinator.turn():
+        pass
+    coordinator.crew.close(0)
+    trials = coordinator.trials.study.get_trials()
+    assert any(note.startswith("the database is back after") for note in notes)
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert [sorted(trial.intermediate_values) for trial in trials] == [list(range(1, EPOCHS + 1))] * 3
+    backend_of(coordinator.trials.study).engine.dispose()
 
 
 def test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away(

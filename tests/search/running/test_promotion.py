@@ -6,6 +6,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +25,9 @@ from search.study.begun import begin_trials_anew
 from search.study.budget import Spent
 from search.study.events import Epoch as EpochLine
 from search.study.events import Event, Pause, Promote
+from search.study.gone import GONE_REASON
 from search.study.journal import read_journal
-from search.study.marks import own_trials
+from search.study.marks import CHANGED_REASON, own_trials
 from search.study.progress import Snapshot
 from search.study.replay import replay, replay_with
 from search.study.storage import parse_url
@@ -456,6 +458,22 @@ def test_paused_trials_are_ended_for_good_and_the_search_goes_on_without_them(be
         assert "ended while it was paused after epoch" in trials[number].user_attrs["reason"]
     played = replay(read_journal(again.journal.path))
     assert played.identical, played.first_difference
+
+
+def test_the_command_that_ends_paused_trials_names_those_that_were_deleted_or_changed(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS))
+    coordinator.run()
+    first, second = [one for one in coordinator.trials.study.trials if one.state == TrialState.COMPLETE][:2]
+    with closing(sqlite3.connect(coordinator.runs.database)) as database, database:
+        database.execute(f"DELETE FROM trials WHERE trial_id = {first._trial_id}")
+        database.execute(f"UPDATE trial_values SET value = 2.0 WHERE trial_id = {second._trial_id}")
+    url = parse_url(f"sqlite:///{coordinator.runs.database}")
+    assert stop_search("scripted", url, coordinator.runs, finish=True, tell=bench.hear).finished
+    said = capsys.readouterr().err.splitlines()
+    assert f"trial {first.number}: {GONE_REASON}; the journal has it, and a replay does not judge it" in said
+    assert f"trial {second.number}: {CHANGED_REASON}; the journal has it, and a replay does not judge it" in said
 
 
 def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench: Bench) -> None:

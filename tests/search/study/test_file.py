@@ -15,6 +15,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from inside import run_inside
 from scripted import Bench, ScriptedPool, spec_of, states, trains
 from sqlalchemy import URL
 
@@ -190,6 +191,14 @@ def test_a_missing_database_is_named_with_the_journals_that_are_still_there(fold
     )
     with pytest.raises(StorageError, match=re.escape(sentence)):
         read_snapshot("scripted", url_of(folder), Runs(folder))
+    code, out, err = run_inside(folder, "studies", "--runs", folder)
+    assert (code, "digits" in out) == (0, True)
+    assert sentence in err
+    code, _, err = run_inside(folder, "studies", "--runs", folder, "--storage", f"sqlite:///{folder}/moved/search.db")
+    assert code == 0
+    assert f"there is no database {folder}/moved/search.db any more" in err
+    shutil.rmtree(studies)
+    assert "database" not in run_inside(folder, "studies", "--runs", folder)[2]
 
 
 @pytest.mark.parametrize(
