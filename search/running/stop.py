@@ -24,6 +24,7 @@ from search.study.sampling import set_attributes
 from search.study.storage import open_storage, storage_errors
 from search.study.study import UUID, find_study, uuid_of
 from search.study.trial import is_paused, latest_axes, step_word
+from search.study.void import words_of
 from search.words import count
 
 STOP_POLL_SECONDS = 0.5
@@ -94,16 +95,18 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
     """End the paused trials of a study as PRUNED, with the value of their last step. Returns their number."""
     with own_study(name, url, runs) as check_lock:
         storage = open_storage(url)
-        said = list(mend_trials(storage, name, runs).renumbered)
+        mended = mend_trials(storage, name, runs)
         study, spec = find_study(storage, name)
         paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
         if not paused:
-            _warn(said)
+            _warn(mended.sentences)
             return 0
-        said += take_folder(runs, name, uuid_of(name, storage))
+        notes = take_folder(runs, name, uuid_of(name, storage))
         uuid, journal = study.user_attrs.get(UUID), Journal(runs.journal(name))
         marks, trials = Marks.of(study, uuid), study.get_trials(deepcopy=False)
-        _warn([*said, *journal.begin(spec, latest_axes(trials), trials, uuid).sentences()])
+        gap = journal.begin(spec, latest_axes(trials), trials, uuid)
+        others = {number: why for number, why in mended.void.items() if number not in gap.void}
+        _warn([*notes, *mended.renumbered, *words_of(others), *gap.sentences()])
         for trial in paused:
             check_lock()
             reason = f"ended while it was paused after {step_word(spec)} {trial.user_attrs[PAUSED_AT]}"

@@ -17,7 +17,7 @@ outage        retries database steps during an outage
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
 gone          a failed trial in the place of each one that was deleted from the database
-mending       has deleted trials replaced before the owner of a study reads it
+mending       has deleted trials replaced, and old ones compared with the journal, before the owner reads them
 trial         one trial as the program sees it: view, rank, outcome
 ended         totals over the trials that have ended
 standings     the candidates that have reached each rung, and those paused there
