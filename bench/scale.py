@@ -4,7 +4,8 @@ The real coordinator, its display on a terminal that throws all away, and the st
 script: each epoch takes 30 s of a simulated clock. The clock is the CPU time of this process (with Postgres, also that
 of the server's process for it) plus the time in which there is nothing to do. So other work on the machine does not
 count, and neither does the wait for the disk. Each case is a process of its own, and begins with a study as a search
-leaves it.
+leaves it. Before and after it, asks of Optuna's TPE are measured, because the speed of a machine changes with its other
+work.
 
 ``--opening --finished 20000`` measures how long a launch takes to open a study of so many trials.
 """
@@ -43,6 +44,7 @@ from sqlalchemy import event, insert, select
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measures its own tree, whatever is installed
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the Postgres server
 
+from bench.speed import Yardstick
 from search.devices import WorkerDevice
 from search.paths import Runs
 from search.plan.space import Bounds, distributions
@@ -452,8 +454,11 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         }
 
 
-def run_case(way: str, workers: int, finished: int, options: argparse.Namespace) -> dict[str, float]:
+def run_case(
+    way: str, workers: int, finished: int, options: argparse.Namespace, yardstick: Yardstick
+) -> dict[str, float]:
     """One case in a process of its own, with a Postgres server of its own if asked for."""
+    before = yardstick.milliseconds()
     command = [sys.executable, "-P", __file__, "--case", way, "--workers", str(workers), "--finished", str(finished)]
     command += ["--seconds", str(options.seconds), "--warm", str(options.warm), "--most-cpu", str(options.most_cpu)]
     command += ["--profile", options.profile] if options.profile else []
@@ -466,7 +471,7 @@ def run_case(way: str, workers: int, finished: int, options: argparse.Namespace)
             command += ["--storage", address.replace("postgresql://", "postgresql+psycopg://")]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return found | {"yardstick": (before + yardstick.milliseconds()) / 2}
 
 
 def main() -> None:
@@ -490,18 +495,20 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, {'Postgres' if options.postgres else 'SQLite'}; n = 1 each\n")
     if not options.opening:
         heads = ["sampler, pruner", "workers", "finished", "busy", "of it the sampler", "epochs", "candidates"]
-        heads += ["next after, 95 %", "answer after, 95 %", "memory, MB"]
+        heads += ["next after, 95 %", "answer after, 95 %", "memory, MB", "Optuna's ask, ms"]
         print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    yardstick = Yardstick()
     for way in options.ways:
         for workers in options.workers:
             for finished in options.finished:
-                found = run_case(way, workers, finished, options)
+                found = run_case(way, workers, finished, options, yardstick)
                 if options.opening:
                     print(f"{way}, {finished:,} trials: {found['wall']:.1f} s, {found['cpu']:.1f} s of CPU", flush=True)
                     continue
                 shares = [f"{100 * found[name]:.2g} %" for name in ("busy", "sampler")]
                 cells = [way, f"{workers:,}", f"{finished:,}", *shares, f"{found['epochs']:,}", f"{found['asks']:,}"]
                 cells += [f"{found['next_95']:.2f} s", f"{found['answer_95']:.2f} s", f"{found['memory']:.0f}"]
+                cells.append(f"{found['yardstick']:.0f}")
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 
