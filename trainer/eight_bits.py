@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from trainer.errors import printable
-from trainer.pictures import NOT_FINITE
+from trainer.pictures import DEEP, NOT_FINITE
 
-__all__ = ["Contents", "Values", "contents_of", "conversion", "cure_of_not_finite"]
+__all__ = ["Contents", "Values", "by_scale", "contents_of", "conversion", "cure_of_not_finite", "listed"]
 
 LOOKED_AT = 200
 """Largest number of files that are read; they are evenly spaced."""
@@ -27,16 +27,43 @@ SAMPLE = 20_000
 NO_DATA_TAG = 42113
 """The TIFF tag in which GDAL writes the value of pixels without data."""
 
+MOST_LISTED = 8
+"""Largest number of values outside the content that a line of Python lists, those of the most pixels. Values of fewer
+pixels are left out picture by picture."""
+
 CONVERT = (
-    "import shutil, numpy as np; from pathlib import Path; from PIL import Image, ImageOps; "
-    "new = Path(shutil.copytree({old!r}, {new!r})); "
-    "read = lambda file: np.asarray(ImageOps.exif_transpose(Image.open(file)), float); "
-    "deep = [file for file in new.rglob('[!.]*') if file.suffix in {endings!r} and Image.open(file).mode[0] in 'IF']; "
-    "low, high = {limits}; "
-    "print(len([Image.fromarray(np.rint((np.nan_to_num(read(file), nan=low).clip(low, high) - low) "
-    "* (255 / (high - low))).astype('uint8')).save(file) for file in deep]), 'pictures converted')"
+    "import shutil, numpy as np; from pathlib import Path; {imports}; "
+    "new = Path(shutil.copytree({old!r}, {new!r})); read = lambda file: {read}; "
+    "deep = [file for file in new.rglob('[!.]*') if file.suffix in {endings!r} and {is_deep}]; "
+    "content = lambda a: {content}; ends = [{ends} for file in deep if len(v := content(read(file)))]; "
+    "low, high = min(ends)[0], max(end[1] for end in ends); "
+    "scaled = lambda a: np.rint((np.nan_to_num(a, nan=low).clip(low, high) - low) * (255 / (high - low))); "
+    "print(len([{save} for file in deep]), 'pictures converted, from', low, 'to', high)"
 )
-ALL_VALUES = "min(read(file).min() for file in deep), max(read(file).max() for file in deep)"
+"""Reads all pictures, because a few of them do not tell the range of all."""
+
+WITH_PILLOW = {
+    "imports": "from PIL import Image, ImageOps",
+    "read": "np.asarray(ImageOps.exif_transpose(Image.open(file)), float)",
+    "is_deep": "Image.open(file).mode[0] in 'IF'",
+    "save": "Image.fromarray(scaled(read(file)).astype('uint8')).save(file)",
+}
+WITH_OPENCV = {
+    "imports": "import cv2",
+    "read": "cv2.imread(str(file), 6).astype(float)",
+    "is_deep": "getattr(cv2.imread(str(file), 6), 'dtype', 'uint8') != 'uint8'",
+    "save": "cv2.imwrite(str(file), scaled(read(file)).astype('uint8'))",
+}
+"""For folders with files that cannot be read: OpenCV passes over them, and Pillow raises an exception. 6 is
+IMREAD_ANYDEPTH | IMREAD_ANYCOLOR, without alpha."""
+
+CONTENT = "a[np.isfinite(a) & ~np.isin(a, {skip!r})]"
+ALL = "(v.min(), v.max())"
+WITHOUT_FEW = (
+    "(v[k], v[~k]) if 0 < 8 * (v[~(k := min(max(8, len(v) // 1000), len(v) // 16))] - v[k]) < v[-1] - v[0] "
+    "else (v[0], v[-1])"
+)
+"""As ``_ends``; v is sorted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,42 +91,76 @@ class Contents:
     """Values outside the content, the most frequent first."""
     has_extremes: bool
     """Whether some pixels are outside the content."""
+    has_few: bool
+    """Whether pictures have a few pixels outside the content that ``skipped`` does not name."""
+
+    @property
+    def skipped(self) -> tuple[float, ...]:
+        """The values that a line of Python lists."""
+        return self.no_data[:MOST_LISTED]
 
 
-def contents_of(folder: Path, names: Sequence[str]) -> Contents | None:
-    """What some of these pictures contain; None if they are no files, or if all of their pixels have one value."""
-    samples = [one for name in names[:: -(-len(names) // LOOKED_AT) or 1] if (one := _sample(folder, name)) is not None]
-    counts = Counter(value for one in samples for value in {*one.no_data, *_isolated(one.values)})
-    files, extreme = list[Values](), bool(counts) or any(not one.finite for one in samples)
+def contents_of(folder: Path, *groups: Sequence[str]) -> Contents | None:
+    """What some of these pictures contain; None if they are no files, or if all of their pixels have one value. From
+    each group of names, the same number of files is read."""
+    most = LOOKED_AT // max(1, sum(map(bool, groups)))
+    chosen = [name for names in groups for name in names[:: -(-len(names) // most) or 1]]
+    samples = [one for name in chosen if (one := _sample(folder, name)) is not None]
+    counts = Counter[float]()
+    for one in samples:
+        for value in {*one.no_data, *_isolated(one.values)}:
+            counts[value] += int((one.values == value).sum())
+    files, has_few = list[Values](), len(counts) > MOST_LISTED
     for one in samples:
         values = np.sort(one.values[~np.isin(one.values, [*counts])])
         if not len(values):
             continue
-        low, high = float(values[0]), float(values[-1])
-        left_out = min(max(8, len(values) // 1000), len(values) // 16)
-        inner = float(values[left_out]), float(values[-1 - left_out])
-        if 0 < 8 * (inner[1] - inner[0]) < high - low:
-            (low, high), extreme = inner, True
+        low, high = _ends(values)
+        has_few = has_few or (low, high) != (values[0], values[-1])
         distinct = len(np.unique(values[(values >= low) & (values <= high)]))
         files.append(Values(one.name, one.full_scale, low, high, distinct))
     lowest, highest = min((one.low for one in files), default=0.0), max((one.high for one in files), default=0.0)
     if lowest == highest:
         return None
-    return Contents(tuple(files), lowest, highest, tuple(value for value, _ in counts.most_common()), extreme)
+    extreme = bool(counts) or has_few or any(not one.finite for one in samples)
+    return Contents(tuple(files), lowest, highest, tuple(value for value, _ in counts.most_common()), extreme, has_few)
 
 
-def conversion(folder: Path, names: Collection[str], contents: Contents | None) -> str:
-    """Advice to convert these pictures, with a line of Python if they are files of the folder."""
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The lowest and highest of these sorted values; without a few at both ends if these are far from all others."""
+    few = min(max(8, len(values) // 1000), len(values) // 16)
+    low, high, inner = float(values[0]), float(values[-1]), (float(values[few]), float(values[-1 - few]))
+    return inner if 0 < 8 * (inner[1] - inner[0]) < high - low else (low, high)
+
+
+def conversion(folder: Path, names: Collection[str], contents: Contents | None, *, with_opencv: bool = False) -> str:
+    """Advice to convert these pictures, with a line of Python if they are files of the folder.
+
+    Args:
+        folder: the data folder.
+        names: the pictures of more than 8 bits.
+        contents: their content, where it is known.
+        with_opencv: whether files that cannot be read are among them.
+    """
     advice = "convert all of them to 8 bits with one common scale"
     if not names or not (folder / next(iter(names))).is_file():
         return advice
-    limits = ALL_VALUES
-    if contents is not None and contents.has_extremes:
-        limits = f"{contents.low!r}, {contents.high!r}"
-        advice += f", from {contents.low:,.6g} to {contents.high:,.6g}"
+    skip = contents.skipped if contents is not None else ()
+    content, ends = CONTENT.format(skip=[*skip]), ALL
+    if contents is not None and contents.has_few:
+        content, ends = f"np.sort({content})", WITHOUT_FEW
+    if skip:
+        advice += f" without {listed(skip)}"
     endings = sorted({Path(name).suffix for name in names})
-    line = CONVERT.format(old=str(folder), new=f"{folder}-8bit", endings=endings, limits=limits)
+    how = {"endings": endings, "content": content, "ends": ends} | (WITH_OPENCV if with_opencv else WITH_PILLOW)
+    line = CONVERT.format(old=str(folder), new=f"{folder}-8bit", **how)
     return f"{advice}; this line of Python does so in a copy of the folder, {printable(str(folder))}-8bit: {line}"
+
+
+def listed(values: Sequence[float]) -> str:
+    """Some of these values, in words."""
+    more = f" and {len(values) - 3:,} more" if len(values) > 3 else ""
+    return ", ".join(f"{value:,.6g}" for value in values[:3]) + more
 
 
 def cure_of_not_finite(root: str, bad: Iterable[Sequence[str]], deep: Iterable[Sequence[str]] = ()) -> str:
@@ -110,13 +171,25 @@ def cure_of_not_finite(root: str, bad: Iterable[Sequence[str]], deep: Iterable[S
         bad: (name, reason) of the files that were refused.
         deep: (name, reason) of the pictures that a plain convert reads differently.
     """
-    folder = Path(root).absolute()
+    folder, bad, deep = Path(root).absolute(), list(bad), list(deep)
     names = [name for name, reason in bad if reason.startswith(NOT_FINITE.partition(",")[0])]
-    names += [name for name, _ in deep if names]
-    contents = contents_of(folder, names)
+    if not names:
+        return ""
+    with_opencv = len(bad) > len(names)
+    scales = by_scale(one for one in deep if one[1] in DEEP)
+    contents = contents_of(folder, names, *scales)
     if contents is None:
         return ""
-    return f"\nFor the values that are not finite, {conversion(folder, names, contents)}"
+    names += [name for name, scale in deep if scale in DEEP]
+    return f"\nFor the values that are not finite, {conversion(folder, names, contents, with_opencv=with_opencv)}"
+
+
+def by_scale(deep: Iterable[Sequence[str]]) -> list[list[str]]:
+    """The names in pairs of (name, scale), grouped by scale."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, scale in deep:
+        found[scale].append(name)
+    return list(found.values())
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from search.words import count as _count
 from trainer.config import DataConfig
 from trainer.data import Dataset
-from trainer.eight_bits import Contents, Values, contents_of, conversion
+from trainer.eight_bits import Contents, Values, by_scale, contents_of, conversion, listed
 from trainer.errors import printable
 from trainer.pictures import BYTES, DEPTH, SPREAD, UNIT
 
@@ -33,13 +33,15 @@ def brightness(data: Dataset, config: DataConfig) -> Iterator[str]:
     """
     names, contents, folder = list(data.scales), None, Path(config.path or "").absolute()
     if config.source == "folder":
-        contents = contents_of(folder, names + _black(data))
+        contents = contents_of(folder, *by_scale(data.scales.items()), _black(data))
         names += [one.name for one in contents.files if one.name not in data.scales] if contents is not None else []
     told = [*_scales(data)] or [*_dark(data)]
     if contents is not None and (contents.has_extremes or not told):
         told += _few_levels(contents)
     for number, sentence in enumerate(told):
-        cure = "the line of Python above spreads them" if number else conversion(folder, names, contents)
+        cure = "the line of Python above spreads them"
+        if not number:
+            cure = conversion(folder, names, contents, with_opencv=bool(data.bad_files))
         yield f"{sentence}{cure}"
 
 
@@ -82,7 +84,7 @@ def _few_levels(contents: Contents) -> Iterator[str]:
         worst = min(few, key=_levels_of)
         without = ""
         if contents.no_data:
-            without = f" without {_some(contents.no_data)} (perhaps no-data)"
+            without = f" without {listed(contents.no_data)} (perhaps no-data)"
         elif contents.has_extremes:
             without = " without its most extreme pixels"
         yield (
@@ -95,11 +97,6 @@ def _few_levels(contents: Contents) -> Iterator[str]:
 
 def _levels_of(one: Values) -> int:
     return int((one.high - one.low) * 255 / one.full_scale) + 1
-
-
-def _some(values: Sequence[float]) -> str:
-    more = f" and {len(values) - 3:,} more" if len(values) > 3 else ""
-    return ", ".join(f"{value:,.6g}" for value in values[:3]) + more
 
 
 def _black(data: Dataset) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from search.plan.brightness import brightness
 from search.plan.data_warnings import warnings_about
+from trainer import eight_bits
 from trainer.cache import open_whole
 from trainer.config import DataConfig
 from trainer.data import Dataset, open_data, prepare_data
@@ -37,8 +39,9 @@ def folder_of(root: Path, highest: dict[str, float]) -> Path:
     return root
 
 
-def read(folder: Path, tmp_path: Path) -> tuple[Dataset, DataConfig]:
-    config = DataConfig.model_validate({"path": str(folder), "image_size": 16, "channels": 1, "val_fraction": 0.3})
+def read(folder: Path, tmp_path: Path, **more: Any) -> tuple[Dataset, DataConfig]:
+    settings = {"path": str(folder), "image_size": 16, "channels": 1, "val_fraction": 0.3}
+    config = DataConfig.model_validate(settings | more)
     return prepare_data(config, tmp_path / "cache"), config
 
 
@@ -204,7 +207,7 @@ def test_pictures_that_no_data_squeezes_are_told_and_the_line_of_python_spreads_
         in warning
     )
     assert f" without {np.float64(kind(no_data)):,.6g} (perhaps no-data), has " in warning
-    assert f"one common scale, from {content.min():,.6g} to {content.max():,.6g}; this line of Python" in warning
+    assert f"one common scale without {np.float64(kind(no_data)):,.6g}; this line of Python" in warning
     told = [one for one in warnings_about(data, config) if "single colour" in one]
     assert not any("transparency" in one for one in told)
     again, new = read(converted(warning), tmp_path)
@@ -248,6 +251,59 @@ def test_a_few_hot_pixels_do_not_squeeze_a_copy(tmp_path: Path, how_many: int) -
     assert all(np.ptp(np.percentile(picture, [10, 90])) > 100 for picture in again.images)
 
 
+@pytest.mark.parametrize("squeezed", ["by no-data", "by hot pixels", "by NaN", ""])
+def test_the_line_of_python_counts_pictures_that_were_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeezed: str
+) -> None:
+    """The values of pictures that were looked at only say what is no-data."""
+    monkeypatch.setattr(eight_bits, "LOOKED_AT", 4)
+    content = dict[str, NDArray[Any]]()
+    for number in range(8):
+        low, high = 110 if number == 6 else 300, 2900 if number == 3 else 900
+        values = terrain(np.float32, low, high, number)
+        values[20:22] = np.array([[low], [high]])
+        content[name := f"{'ab'[number % 2]}/{number}.tif"] = values.copy()
+        if squeezed == "by hot pixels":
+            values[[0, 7, 13], [5, 9, 30]] = 400_000, 500_000, 590_000 + number
+        elif squeezed:
+            values[:3] = np.nan if squeezed == "by NaN" and number < 7 else -9999
+        file = tmp_path / "tiles" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+    if squeezed == "by NaN":
+        with pytest.raises(DataError) as caught:
+            read(tmp_path / "tiles", tmp_path)
+        warning = str(caught.value)
+    else:
+        warning = next(brightness(*read(tmp_path / "tiles", tmp_path)), "")
+    if not squeezed:
+        assert warning.startswith("the 8 pictures of more than 8 bits are read nearly black")
+    new = converted(warning)
+    for name, values in content.items():
+        with Image.open(new / name) as image:
+            pixels = np.asarray(image)[3:]
+        right = np.rint((values[3:].astype(float) - 110) * (255 / 2790))
+        wrong = np.abs(pixels - right).max(initial=0, where=pixels < 255)
+        assert wrong <= (8 if squeezed == "by hot pixels" else 0), name
+
+
+def test_each_scale_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture of many has -9999, and so a scale of its own."""
+    monkeypatch.setattr(eight_bits, "LOOKED_AT", 4)
+    for number in range(16):
+        values = terrain(np.float32, 300, 900, number)
+        if number == 5:
+            values[:4] = -9999
+        file = tmp_path / "tiles" / "ab"[number % 2] / f"{number:02}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(file)
+    warning = next(brightness(*read(tmp_path / "tiles", tmp_path)))
+    assert "read on 2 scales: 15 pictures" in warning
+    assert "one common scale without -9,999; this line of Python" in warning
+    with Image.open(converted(warning) / "a" / "00.tif") as image:
+        assert np.ptp(np.asarray(image)) == 255
+
+
 @pytest.mark.parametrize(("low", "high"), [(712, 888), (0.1, 0.4)], ids=["misread", "read alike"])
 def test_one_pixel_that_makes_all_others_black_is_told_where_it_is_not_seen(
     tmp_path: Path, low: float, high: float
@@ -267,6 +323,23 @@ def test_one_pixel_that_makes_all_others_black_is_told_where_it_is_not_seen(
     assert list(brightness(*read(converted(warning), tmp_path))) == []
 
 
+def test_files_that_cannot_be_read_do_not_stop_the_line_of_python(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "wells", _numbered([3076, 4095, 500]))
+    deep(folder / "cells" / "nan.tif", np.nan, np.float32)
+    deep(folder / "cells" / "float.tif", 1000, np.float32)
+    (folder / "cells" / "torn.tif").write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        read(folder, tmp_path)
+    new = converted(str(caught.value))
+    (new / "cells" / "torn.tif").unlink()
+    again, config = read(new, tmp_path)
+    assert (list(brightness(again, config)), pixels_of(again, "cells/1.tif").max()) == ([], 255)
+    warning = next(brightness(*read(folder, tmp_path, bad_files="skip")))
+    shutil.rmtree(new)
+    with Image.open(converted(warning) / "cells" / "float.tif") as image:
+        assert (image.mode, image.getextrema()) == ("L", (0, round(1000 * 255 / 4095)))
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_pictures_with_values_that_are_not_finite_are_refused_with_a_line_that_converts_them(
     tmp_path: Path, *, half: bool
@@ -283,9 +356,8 @@ def test_pictures_with_values_that_are_not_finite_are_refused_with_a_line_that_c
     message = str(caught.value)
     reason = "/0.tif: has values that are not finite, such as NaN for no-data; write a finite value there\n"
     assert reason in message
-    assert (
-        "\nFor the values that are not finite, convert all of them to 8 bits with one common scale, from 712" in message
-    )
+    cure = "\nFor the values that are not finite, convert all of them to 8 bits with one common scale; this line"
+    assert cure in message
     again, new = read(converted(message), tmp_path)
     assert list(brightness(again, new)) == []
     assert sorted(int(np.ptp(picture)) > 100 for picture in again.images) == [True] * 8
