@@ -47,10 +47,12 @@ labels        label tables
 file_index    the files that the cells of a label table mean, and the rows of a table
 classes       which values of a column may be classes
 one_hot       label tables with a column for each class
+text_lists    lists of pictures and their classes in text files
 other_labels  labels that are not read, because they are in other files than tables or in the names of pictures
 pixels        tables with the pixels of pictures in their cells
 shards        numbered folders of WebDataset, and files with the class of each picture beside it
 contest       label tables that a folder has and the study file does not name
+unused_columns  columns that seem to have splits or groups, and are not used
 joining       tables of the splits of one data set, and the line of Python that joins them
 splits        drawn splits and folds
 near          near-duplicates across splits

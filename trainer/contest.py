@@ -11,12 +11,13 @@ from pathlib import Path
 from trainer.classes import may_be_classes
 from trainer.config import Columns
 from trainer.errors import DataError
-from trainer.file_index import FileIndex, read_lines, separator_of, tables_in
+from trainer.file_index import FileIndex, corrected, read_lines, tables_in
 from trainer.joining import JOINED, Labelling, joined, of_one_set
 from trainer.labels import FILE_COLUMNS, Table, read_table
 from trainer.one_hot import about_one_hot
 from trainer.split_names import split_of
 from trainer.tree import File, Folder
+from trainer.unused_columns import means_splits
 
 __all__ = ["Suggestion", "about_test_table", "suggest_labels"]
 
@@ -223,7 +224,8 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
     if len(naming) != 1 or len(others) != 1:  # ambiguous: the column of the classes is not guessed
         return None
     name, label = header[naming[0]], header[others[0]]
-    if index.find(name):  # the first line is a row
+    values = {row[others[0]].strip() for _, row in lines if others[0] < len(row)} - {""}
+    if index.find(name) or means_splits(label, values):  # the first line is a row, or the other column has splits
         return None
     columns = Columns(file=name, label=label)
     return read_table(file.path, columns, index), f"{{ file = {_quoted(name)}, label = {_quoted(label)} }}"
@@ -298,26 +300,11 @@ def _near_missed(file: File, index: FileIndex) -> Suggestion | None:
             written, miss = missed[0]
             return Suggestion(
                 f"most rows of {file.name} name no picture, because {miss.why}: {written!r} is perhaps "
-                f"{miss.file.name}; {miss.cure}; {_corrected(file.path, number, name, miss.in_python)}",
+                f"{miss.file.name}; {miss.cure}; {corrected(file.path, name, miss)}",
                 contradicts_folders=False,
                 is_clear=False,
             )
     return None
-
-
-def _corrected(table: Path, number: int, name: str, in_python: str) -> str:
-    """A clause with a line of Python that copies a table with another spelling in one column."""
-    new = table.with_name(f"{table.stem}-corrected.csv")
-    separator = separator_of(table.read_text("utf-8-sig", "replace"))
-    cell = f"row[{number}]"
-    return (
-        f"this line of Python does so in a new table, {new.name}: import csv, re; csv.field_size_limit(2**31 - 1); "
-        f"csv.writer(open({str(new)!r}, 'w', newline='', encoding='utf-8')).writerows([[*row[:{number}], "
-        f"{in_python.replace('CELL', cell)}, *row[{number + 1}:]] "
-        f"if len(row) > {number} and {cell}.strip() != {name!r} else row "
-        f"for row in csv.reader(open({str(table)!r}, newline='', encoding='utf-8-sig'), "
-        f"delimiter={separator!r}, skipinitialspace=True)])"
-    )
 
 
 def _found(index: FileIndex, row: Sequence[str], number: int) -> Sequence[File]:

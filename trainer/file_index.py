@@ -22,9 +22,13 @@ from trainer.unclear import unwrapped
 
 __all__ = [
     "FileIndex",
+    "Form",
     "NearMiss",
     "composed",
+    "corrected",
+    "encoding_of",
     "files_around",
+    "form_of",
     "naming_column",
     "read_lines",
     "separator_of",
@@ -188,6 +192,52 @@ def _stem(name: str) -> str:
     return name if not stem or "/" in ending else stem
 
 
+@dataclass(frozen=True)
+class Form:
+    """The form of a table, with which Python's csv reads it as this program does."""
+
+    encoding: str
+    separator: str
+    above: int
+    """Number of lines above the names of the columns: empty ones, comments, the separator for Excel."""
+
+    def rows(self, table: str) -> str:
+        """Code of Python for the rows of a table, from the names of its columns on. ``table`` is code for its path."""
+        lines = f"open({table}, newline='', encoding={self.encoding!r})"
+        lines = f"list({lines})[{self.above}:]" if self.above else lines
+        return f"csv.reader({lines}, delimiter={self.separator!r}, skipinitialspace=True)"
+
+
+def form_of(path: Path) -> Form:
+    """The form of a table that ``read_lines`` reads.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    encoding = encoding_of(path)
+    text = path.read_bytes().decode(encoding, "replace")
+    separator = separator_of(text)
+    if (said := EXCEL_SEPARATOR.match(text)) is not None:
+        text = "\n" * len(said[0].splitlines()) + text[said.end() :]
+    lines = io.StringIO(_without_comments(text, separator), newline=None)
+    return Form(
+        encoding, separator, next((at for at, line in enumerate(lines) if line.replace(separator, "").strip()), 0)
+    )
+
+
+def corrected(table: Path, column: str, miss: NearMiss) -> str:
+    """A line of Python that copies a table with another spelling in one column, and what it does."""
+    header, _ = read_lines(table)
+    form, number = form_of(table), header.index(column)
+    new = table.with_name(f"{table.stem}-corrected.csv")
+    return (
+        f"this line of Python does so in a new table, {new.name}: import csv, re; csv.field_size_limit(2**31 - 1); "
+        f"csv.writer(open({str(new)!r}, 'w', newline='', encoding='utf-8')).writerows([[*row[:{number}], "
+        f"{miss.in_python.replace('CELL', f'row[{number}]')}, *row[{number + 1}:]] if at and len(row) > {number} "
+        f"else row for at, row in enumerate({form.rows(repr(str(table)))})])"
+    )
+
+
 def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header of a table, and the rows that are not empty, each with the number of its line.
 
@@ -225,6 +275,16 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 f"contains {'a tab' if separator == chr(9) else separator} in double quotes"
             )
     return header, lines[1:]
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding of a text file for Python's ``open``: UTF-16 if the file says so in its first bytes, else UTF-8.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def _without_comments(text: str, separator: str) -> str:

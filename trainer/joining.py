@@ -3,14 +3,14 @@ table of them."""
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.file_index import separator_of
-from trainer.labels import Table
+from trainer.errors import DataError
+from trainer.file_index import form_of, read_lines
+from trainer.labels import FILE_COLUMNS, Table
 from trainer.split_names import rest_of
 from trainer.tree import File
 
@@ -65,29 +65,40 @@ def of_one_set(tables: Sequence[Labelling]) -> Iterator[list[Labelling]]:
 
 
 def joined(tables: Sequence[Labelling], root: Path) -> str | None:
-    """The line of Python that writes JOINED, a table of the rows of all ``tables`` with their splits.
+    """The line of Python that writes JOINED, a table of the rows of all ``tables`` with their splits, and with the
+    other columns that all of them have.
 
-    None: there is a file of this name, or Python's csv would read a table in another way than this program does.
+    None: there is a file of this name, or a table cannot be read or has two columns of one name.
     """
     if (root / JOINED).exists():
         return None
-    rows, roles = [], ["file", "label"] + ["group"] * all("group" in one.table.columns for one in tables)
-    for one in tables:
-        columns = one.table.columns
-        try:
-            separator = separator_of(one.table.path.read_text("utf-8-sig"))
-            with one.table.path.open(newline="", encoding="utf-8-sig") as text:
-                header = next(csv.reader(text, delimiter=separator, skipinitialspace=True), [])
-        except (OSError, ValueError):
+    roles = ["file", "label"] + ["group"] * all("group" in one.table.columns for one in tables)
+    try:
+        headers = [read_lines(one.table.path)[0] for one in tables]
+        forms = [form_of(one.table.path) for one in tables]
+    except (DataError, OSError, ValueError):
+        return None
+    used = {name for one in tables for name in one.table.columns.values()}
+    others = [
+        name
+        for name in headers[0]
+        if name not in used
+        and name.lower() not in {"", *FILE_COLUMNS, "label", "split", "group"}
+        and all(header.count(name) == 1 for header in headers)
+    ]
+    parts = []
+    for one, header, form in zip(tables, headers, forms, strict=True):
+        wanted = [*(one.table.columns[role] for role in roles), *others]
+        if any(header.count(name) != 1 for name in wanted):
             return None
-        if any(header.count(columns[role]) != 1 for role in roles):
-            return None
-        rows.append((str(one.table.path), separator, [columns[role] for role in roles], one.split))
+        numbers = [header.index(name) for name in wanted]
+        rows = form.rows(repr(str(one.table.path)))
+        parts.append(
+            f"[[*[row[at] if at < len(row) else '' for at in {numbers}], {one.split!r}] for row in list({rows})[1:] "
+            "if ''.join(row).strip()]"
+        )
     return (
         "import csv; csv.field_size_limit(2**31 - 1); "
         f"csv.writer(open({str(root / JOINED)!r}, 'w', newline='', encoding='utf-8'))"
-        f".writerows([{[*roles, 'split']!r}] + [[*map(row.get, columns), split] "
-        f"for table, separator, columns, split in {rows!r} "
-        "for row in csv.DictReader(open(table, newline='', encoding='utf-8-sig'), delimiter=separator, "
-        "skipinitialspace=True)])"
+        f".writerows([{[*roles, *others, 'split']!r}] + {' + '.join(parts)})"
     )

@@ -16,11 +16,12 @@ from pathlib import Path
 from trainer.classes import are_measured, combined, decimals_in
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
-from trainer.file_index import FileIndex, composed, naming_column, read_lines, separator_of, tables_in
+from trainer.file_index import FileIndex, composed, corrected, form_of, naming_column, read_lines, tables_in
 from trainer.one_hot import about_one_hot, columns_of_classes
 from trainer.pixels import about_pixels
 from trainer.split_names import split_of
 from trainer.tree import NOW, File, Folder, Reading, read_tree
+from trainer.unused_columns import columns_not_used, strange_splits
 from trainer.values import expanded
 
 __all__ = ["FILE_COLUMNS", "LABEL_COLUMNS", "LabelledFile", "Labels", "Table", "read_labels", "read_table"]
@@ -30,11 +31,6 @@ FILE_COLUMNS = (
     *("image_path", "file_path", "filepath", "filepaths", "image_name", "img"),
 )
 """Names of the column of files, in lower case. If a table has several, the first whose values name files is used."""
-
-GROUP_COLUMNS = {
-    f"{who}{end}" for who in ("patient", "subject", "burst", "video", "artist") for end in ("", "_id", "id")
-}
-"""Names of columns, in lower case, that often have groups. They are used only if ``columns`` names them."""
 
 MISSING = {"nan", "<na>", "na", "n/a", "null", "none", "?", "-", "--", "missing", "unlabeled", "unlabelled"}
 """Labels and groups, in lower case, that other programs and people write for a missing value."""
@@ -112,7 +108,7 @@ def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Label
     wrong: list[str] = []
     missing: list[tuple[str, str]] = []
     notices: list[str] = []
-    lost: list[str] = []
+    lost: list[tuple[str, Table]] = []
     for (split, name), path in zip(asked, paths, strict=True):
         table = read_table(path, config.columns or Columns(), files)
         notices += table.notices
@@ -124,7 +120,7 @@ def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Label
                 wrong.append(f"{where}: {_short(row.split)!r} names no split; write train, val or test")
             elif not matches:
                 missing.append((f"{where}: {_short(row.file)}", "names no file"))
-                lost.append(row.file)
+                lost.append((row.file, table))
             elif len(matches) > 1:
                 undecided |= {file.name for file in matches}
                 names = " or ".join(file.name for file in matches[:3])
@@ -161,8 +157,8 @@ def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Label
                 f"; the table {other} names files without a row: add its rows to {config.labels}, with a column split "
                 "that says train, val or test in each row"
             )
-        nearly = _near_miss(lost, files) if len(lost) > len(found) else ""
-        raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}")
+        nearly, line = _near_miss(lost, files) if len(lost) > len(found) else ("", "")
+        raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}{line}")
     notices += _passed_over(unlabelled, elsewhere, root, others, config, {one.label for one, _ in found.values()})
     return Labels([one for one, _ in found.values()], missing, notices)
 
@@ -202,11 +198,13 @@ def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tu
     return beside, elsewhere
 
 
-def _near_miss(values: Sequence[str], files: FileIndex) -> str:
-    for value in values[:100]:
+def _near_miss(values: Sequence[tuple[str, Table]], files: FileIndex) -> tuple[str, str]:
+    """A clause about a name in another spelling, and a line with the cure; both are empty without such a name."""
+    for value, table in values[:100]:
         if (miss := files.near_miss(value)) is not None:
-            return f"; {miss.why}: {value!r} is perhaps {miss.file.name}; {miss.cure}"
-    return ""
+            told = f"; {miss.why}: {value!r} is perhaps {miss.file.name}; {miss.cure}"
+            return told, f"\n{corrected(table.path, table.columns['file'], miss)}"
+    return "", ""
 
 
 def _passed_over(
@@ -300,10 +298,10 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
             notices.append(f"{path.name}: labels are in column {header[chosen[kind]]}, not in {' or '.join(others)}")
     if "split" in chosen and columns.split is None:
         values = {row[chosen["split"]] for _, row in lines if chosen["split"] < len(row)} - {""}
-        if strange := sorted(value for value in values if split_of(value) is None):
-            notices.append(f"{path.name}: column split is not used, because {strange[0]!r} names no split")
+        if not all(map(split_of, values)):
+            notices.append(strange_splits(path.name, values))
             del chosen["split"]
-    notices += _not_used(path.name, header, lines, chosen)
+    notices += columns_not_used(path.name, header, lines, chosen.values(), chosen.keys())
     rows = [
         Row(line, **{kind: row[number].strip() if number < len(row) else "" for kind, number in chosen.items()})
         for line, row in lines
@@ -327,31 +325,12 @@ def _first_line(path: Path, rows: Sequence[Sequence[str]], files: FileIndex) -> 
         elif values and all(map(split_of, values)):
             kind = "split"
         named.append(f"column{number + 1}" if kind in named else kind)
-    separator = separator_of(path.read_text("utf-8", "replace"))
+    separator = form_of(path).separator
     line = separator.join(named) if separator != "\t" else f"{' '.join(named)} (with tabs, not spaces)"
     which = ", with the names of the classes" if classes else ""
     if not classes and any(name.startswith("column") for name in named):
         which = ", with label above the column of the classes"
     return f"write a line such as {line} above it{which}"
-
-
-def _not_used(
-    name: str, header: Sequence[str], lines: Sequence[tuple[int, list[str]]], chosen: Mapping[str, int]
-) -> Iterator[str]:
-    """Sentences about columns that seem to have the splits or the groups, if no column has them yet."""
-    for number, column in enumerate(header):
-        values = {row[number].strip() for _, row in lines if number < len(row)} - {""}
-        kind = "group" if column.lower() in GROUP_COLUMNS else "split"
-        if number in chosen.values() or kind in chosen:
-            continue
-        if kind == "group" or (len(values) > 1 and all(map(split_of, values))):
-            what = "pictures of one group are not kept together" if kind == "group" else "splits are drawn"
-            yield f'{name}: column {column} is not used, so {what}; to use it: data.columns = {{ {kind} = "{column}" }}'
-        elif column.lower() in ("is_val", "is_valid", "is_test"):
-            yield (
-                f"{name}: column {column} is not used, so splits are drawn; to use it, write train, val or test into "
-                "a column split"
-            )
 
 
 def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:

@@ -49,6 +49,15 @@ class Layout:
         """The class folders with pictures from which a model is trained."""
         return [folder for split, part in self.parts if split == "train" for folder in part.holding]
 
+    @property
+    def only_texts(self) -> list[str]:
+        """The names of folders beside class folders that have only texts and annotations (gt_query, with .mat files).
+        They are no classes, unless another split has a class of this name."""
+        folders = [folder for _, part in self.parts for folder in part.folders]
+        found = {folder.name for folder in folders if _has_only_texts(folder)}
+        classes = {folder.base for folder in folders if folder.name not in found}
+        return [one.name for one in folders if classes and one.name in found and one.base not in classes]
+
 
 def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout:
     """Decide whether the folders of ``root`` are splits or classes.
@@ -94,6 +103,8 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
             return replace(found, is_plain=False, below=inner)
     refuse_shards(place, tops)
     refuse_unclear(place, where, tops, {folder.name: splits[folder.name] for folder in named})
+    if any(map(_has_only_texts, root.folders)):
+        _refuse_set(place, named, [folder for folder in tops if folder not in named], splits)
     notices += _loose_pictures(root) + _archives(root) + _index(tops)
     if named:
         notices.append(_taken_for_classes(named, [folder for folder in tops if folder not in named], splits))
@@ -106,6 +117,21 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
     folders = tuple(folder for folder in root.folders if folder.name not in copies)
     is_plain = not named and len(tops) > 1
     return Layout([("train", replace(root, folders=folders))], notices, has_splits=False, is_plain=is_plain)
+
+
+def _has_only_texts(folder: Folder) -> bool:
+    return any(folder.walk()) and all(file.is_text for file in folder.walk())
+
+
+def _refuse_set(place: str, named: Sequence[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
+    """Raise if folders differ only in the split's word: bounding_box_train, bounding_box_test. If a folder of texts is
+    beside them (gt_query), they are those of a data set, and no classes."""
+    rests = [rest for folder in named if (rest := rest_of(folder.base))]
+    if len(rests) > len(set(rests)) and "train" in {splits[folder.name] for folder in named}:
+        raise DataError(
+            f"{place}: {names_of(named)} name splits, and {names_of(others)} {'name' if others[1:] else 'names'} none; "
+            f"move {names_of(others)} elsewhere; if all of them are classes, put all of them into a folder train"
+        )
 
 
 def _taken_for_classes(named: Sequence[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> str:

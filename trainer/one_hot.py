@@ -6,7 +6,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.file_index import separator_of
+from trainer.file_index import form_of
 from trainer.split_names import split_of
 
 __all__ = ["about_one_hot", "columns_of_classes"]
@@ -36,11 +36,12 @@ def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, 
     columns = f"table[{names}]"
     if len(names) > 3 and chosen == list(range(chosen[0], chosen[-1] + 1)):
         columns = f"table.iloc[:, {chosen[0]}:{chosen[-1] + 1}]"
-    separator = separator_of(path.read_text("utf-8", "replace"))
+    form = form_of(path)
     texts = [name for number, name in enumerate(header) if name and number not in chosen]  # ids keep their zeros
-    asked = f"dtype=dict.fromkeys({texts!r}, str), skipinitialspace=True" + (
-        f", sep={separator!r}" if separator != "," else ""
-    )
+    asked = f"dtype=dict.fromkeys({texts!r}, str), skipinitialspace=True"
+    asked += f", sep={form.separator!r}" * (form.separator != ",")
+    asked += f", encoding={form.encoding!r}" * (form.encoding == "utf-16")
+    asked += f", skiprows={form.above}" * (form.above > 0)
     others = (
         f"; {len(rows) - single:,} of {len(rows):,} rows have several classes or none, so leave these rows out"
         if single < len(rows)

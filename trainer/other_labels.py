@@ -7,20 +7,20 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from trainer.classes import may_be_classes
 from trainer.errors import DataError
-from trainer.file_index import FileIndex, files_around, naming_column, read_lines, separator_of, tables_in
+from trainer.file_index import FileIndex, files_around, naming_column, read_lines, tables_in
 from trainer.pixels import about_pixels
 from trainer.split_names import split_of
+from trainer.text_lists import about_lists
 from trainer.tree import ARCHIVE, File, Folder
 
 __all__ = ["classes_elsewhere", "labels_elsewhere", "records_elsewhere"]
 
 MOST_TEXTS = 20
-"""Largest number of text files (YOLO has one for each picture), and of tables, of which 100 lines are read as text."""
+"""Largest number of text files (YOLO has one for each picture), and of tables, that are read as text."""
 
 MOST_JSON = 50_000_000
 """Largest size in bytes of a JSON file that is opened."""
@@ -73,9 +73,7 @@ def _about_files(tree: Folder, root: Path) -> Iterator[str]:
     texts = [file for file in around if file.name.lower().endswith(".txt")]
     texts.sort(key=lambda file: split_of(file.base.rpartition(".")[0]) not in ("train", None))
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    for file in (*texts[:MOST_TEXTS], *tables_in(tree)[:MOST_TEXTS]):
-        if (told := _about_text(file, index, root)) is not None:
-            yield told
+    yield from about_lists([*texts[:MOST_TEXTS], *tables_in(tree)[:MOST_TEXTS]], index, root)
     for file in tables_in(tree):
         try:
             header, lines = read_lines(file.path)
@@ -231,58 +229,6 @@ def _about_records(file: File, read: list[object], index: FileIndex) -> str | No
     return (
         f"{file.name} names pictures, and only CSV and TSV tables are read; this line of Python makes a table of "
         f"it: {_of_records(f'[pathlib.Path({str(file.path)!r})]', READ_LIST)}"
-    )
-
-
-def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
-    """A sentence about a file in which a column names pictures, and the next one is taken for their classes. None if
-    there are no such columns, or as in ``_as_table``."""
-    try:
-        with file.path.open(encoding="utf-8-sig") as text:
-            lines = [line.strip() for line in islice(text, 100) if line.strip()]
-    except (OSError, ValueError):
-        return None
-    separator = separator_of("\n".join(lines))
-    if lines and separator not in lines[0] and len({len(line.split(" ")) for line in lines}) == 1:
-        separator = " "
-    rows = [line.split(separator) for line in lines]
-    number = naming_column(rows, index)
-    if number is None or number + 1 >= min(map(len, rows)):
-        return None
-    row = next(row for row in rows if index.find(row[number]))
-    picture = index.find(row[number], (split_of(file.name.split("/")[0]) or "train",))[0]
-    found = f"{file.name} names pictures, such as {picture.name}, and {row[number + 1]!r} seems to be its class"
-    in_split = "/" in file.name and split_of(file.name.split("/")[0]) is not None
-    if not in_split or not picture.name.endswith(row[number]) or not index.find(rows[0][number]):
-        return _as_table(file, rows, number, separator, index, found)
-    before = f"{root}/{picture.name.removesuffix(row[number])}"
-    after = f"{root}/{file.name.split('/')[0]}/"
-    return (
-        f"{found}; in Python, this line moves each picture into the folder of its class: "
-        f"import os, pathlib; print(len([os.renames({before!r} + cells[{number}], "
-        f"{after!r} + cells[{number + 1}] + '/' + cells[{number}]) for line in "
-        f"pathlib.Path({str(file.path)!r}).read_text('utf-8-sig').splitlines() for cells in "
-        f"[line.split({separator!r})] if len(cells) > {number + 1} and os.path.isfile({before!r} + cells[{number}])]), "
-        "'pictures moved')"
-    )
-
-
-def _as_table(
-    file: File, rows: list[list[str]], number: int, separator: str, index: FileIndex, found: str
-) -> str | None:
-    """How a file becomes a table of labels. None if its first line names the columns, and one of these is
-    true: it is a CSV or TSV table, or its values are not classes."""
-    if not index.find(rows[0][number]):  # the first line names the columns
-        values = [row[number + 1].strip() for row in rows if index.find(row[number])]
-        is_known = not file.name.lower().endswith(".txt") or not may_be_classes(values)
-        return None if is_known else f"{found}; it is a table of labels: data.labels = {json.dumps(file.name)}"
-    if separator != " ":
-        return f"{found}; to make it a table of labels (data.labels), add a first line with a name for each column"
-    return (
-        f"{found}; this line of Python makes a table of labels of it (data.labels): import csv; "
-        f"{_writer(file.path.with_suffix('.csv'))}.writerows([['file', 'label']] + "
-        f"[[cells[{number}], cells[{number + 1}]] for line in open({str(file.path)!r}, encoding='utf-8-sig') "
-        f"for cells in [line.strip().split(' ')] if len(cells) > {number + 1}])"
     )
 
 

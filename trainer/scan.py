@@ -170,7 +170,8 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
     notices += _about_raw(raw)
     beside = [file for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
     texts = [file.name for file in beside if reading.texts or not _is_picture(file)]
-    notices += _about_texts(texts)
+    no_classes = layout.only_texts if len(texts) == len(beside) else []
+    notices += [*_about_texts(texts), *_about_folders_of_texts(no_classes)]
     if texts and (told := labels_beside(tree, root) or describes_objects(tree)) is not None:
         notices.append(told)
     passed = {*raw, *texts}
@@ -180,6 +181,8 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
     spelled: dict[str, str] = {}
     for split, part in sorted(layout.parts, key=lambda one: one[0] != "train"):
         for folder in part.folders:
+            if folder.name in no_classes:
+                continue
             # macOS writes an accent as a separate letter. People see the same name; the spelling in train is used.
             name = _readable(folder.base)
             class_name = spelled.setdefault(unicodedata.normalize("NFC", name), name)
@@ -189,21 +192,25 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
                     pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
                     files.append(file)
     if not class_folders:
-        told = _about_labels(suggestion, tree, root)
-        where = f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
-        if tree.pictures and not told:
-            where += (
-                f"; nothing says the class of {tree.pictures[0].name} and of the other pictures; put them into such "
-                "folders, or write a table of labels (data.labels): a CSV file with the first line file,label and "
-                f"lines such as {tree.pictures[0].name},CLASS"
-            )
-        raise DataError(f"{where}\n{told}" if told else where)
+        raise DataError(_without_class_folders(suggestion, tree, root))
     pictures.sort(key=lambda picture: picture.name)
     stamp = json.dumps([str(root), sorted(class_folders), sorted(map(stamp_of, files))])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(
         str(root), pictures, sorted(class_folders), own_splits, stamp, inodes=inodes_of(files), notices=notices
     )
+
+
+def _without_class_folders(suggestion: Suggestion | None, tree: Folder, root: Path) -> str:
+    told = _about_labels(suggestion, tree, root)
+    where = f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
+    if tree.pictures and not told:
+        where += (
+            f"; nothing says the class of {tree.pictures[0].name} and of the other pictures; put them into such "
+            "folders, or write a table of labels (data.labels): a CSV file with the first line file,label and "
+            f"lines such as {tree.pictures[0].name},CLASS"
+        )
+    return f"{where}\n{told}" if told else where
 
 
 def _is_picture(file: File) -> bool:
@@ -305,6 +312,15 @@ def _about_texts(names: Sequence[str]) -> Iterator[str]:
             yield f"{first} is not used, because no picture ends in .{ending}"
         else:
             yield f"{count:,} files are not used, because no picture ends in .{ending}, the first: {first}"
+
+
+def _about_folders_of_texts(names: Sequence[str]) -> list[str]:
+    """A sentence about folders that are no classes, if there are any."""
+    if not names:
+        return []
+    are, them = ("has", "it is no class") if len(names) == 1 else ("have", "they are no classes")
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+    return [f"{some} {are} only texts and annotations, so {them}; if pictures are missing, add them"]
 
 
 def _about_links(tree: Folder) -> list[str]:

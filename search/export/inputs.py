@@ -22,8 +22,9 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
     """The picture files that the arguments of ``search predict`` stand for, in the order of the arguments.
 
     A folder stands for all files below it, as the scan of training pictures finds them: through links, sorted by name,
-    without files of operating systems and of this program. A pattern (``"new/*.jpg"``) stands for the files that match,
-    and a .csv or .tsv file for the pictures that it lists. Any other path is a picture, even if there is no such file.
+    without texts, annotations, and files of operating systems and of this program. A pattern (``"new/*.jpg"``) stands
+    for the files that match, without texts and annotations, and a .csv or .tsv file for the pictures that it lists. Any
+    other path is a picture, even if there is no such file.
 
     Raises:
         DataError: a folder, a pattern or a table has no picture, or cannot be read.
@@ -34,7 +35,10 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
             matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns, too
             if not matches:
                 raise DataError(f"no file matches {path}")
-            for match in map(Path, matches):
+            pictures = [match for match in map(Path, matches) if match.is_dir() or not _is_text(match)]
+            if not pictures:
+                raise DataError(f"no file that matches {path} is a picture, the first: {matches[0]}")
+            for match in pictures:
                 found += _below(match) if match.is_dir() else [match]
         elif _holds(path.is_dir):
             found += _below(path)
@@ -52,8 +56,12 @@ def _holds(test: Callable[[], bool]) -> bool:
     return False
 
 
+def _is_text(path: Path) -> bool:
+    return File(path.name, path, None).is_text
+
+
 def _below(folder: Path) -> list[Path]:
-    files = [file.path for file in read_tree(folder).walk()]
+    files = [file.path for file in read_tree(folder).walk() if not file.is_text]
     if not files:
         raise DataError(f"the folder {folder} holds no picture")
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,41 @@ def test_texts_and_annotations_in_class_folders_are_not_used_and_are_told_in_a_l
         "train/n2/images/annotation_0001.mat is not used, because no picture ends in .mat",
         "2 files are not used, because no picture ends in .txt, the first: train/n1/n1_boxes.TXT",
     )
+
+
+@pytest.mark.parametrize("inside", ["", "train/"])
+def test_folders_of_texts_beside_class_folders_are_no_classes(tmp_path: Path, inside: str) -> None:
+    root = make_folder(tmp_path / "birds", {f"{inside}cat": 4, f"{inside}dog": 4})
+    for name in ("gt_query/a_good.mat", "meta/classes.txt"):
+        (root / inside / name).parent.mkdir()
+        (root / inside / name).write_text("x")
+    data = prepare(root, tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert (
+        f"{inside}gt_query, {inside}meta have only texts and annotations, so they are no classes; if pictures are "
+        "missing, add them"
+    ) in data.notices
+    (root / inside / "notes").mkdir()
+    (root / inside / "notes" / "LICENSE").write_text("no text, by its name")
+    assert "notes/LICENSE: is not a picture" in problems_of(root, tmp_path)
+
+
+def test_a_class_that_has_only_texts_in_one_split_is_still_a_class(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 4, "train/dog": 4, "test/cat": 2})
+    (root / "test" / "dog").mkdir()
+    (root / "test" / "dog" / "a.txt").write_text("x")
+    assert not [notice for notice in prepare(root, tmp_path).notices if "no class" in notice]
+
+
+def test_sidecars_of_google_takeout_are_passed_over_without_a_further_hint(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "photos", {"cat": 6, "dog": 6})
+    for i, file in enumerate(sorted(root.rglob("*.png"))):
+        ending = (".json", ".supplemental-metadata.json", ".supplemental-me.json")[i % 3]
+        text = json.dumps({"title": file.name, "description": "", "imageViews": "12"})
+        file.with_name(file.name + ending).write_text(text)
+    (root / "cat" / "metadata.json").write_text(json.dumps({"title": "cat", "access": "protected"}))
+    data = prepare(root, tmp_path)
+    assert data.notices == ("13 files are not used, because no picture ends in .json, the first: cat/000.png.json",)
 
 
 def test_boxes_beside_the_pictures_of_camera_folders_are_told(tmp_path: Path) -> None:

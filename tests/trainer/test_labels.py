@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
+import tomllib
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -154,7 +156,10 @@ def test_a_column_of_splits_is_heeded_if_it_says_splits(tmp_path: Path) -> None:
     assert names_in(data, "test") == {"train/005.png"}
     folds = labelled(root, "id,label,split\n" + "".join(f"{i:03},{'ab'[i % 2]},{i % 3}\n" for i in range(6)), tmp_path)
     assert len(folds.splits["val"]) == 2
-    assert "train.csv: column split is not used, because '0' names no split" in folds.notices
+    assert (
+        "train.csv: column split is not used, because '0' names no split; if 0, 1, 2 are the splits (often 0 = train, "
+        "1 = val, 2 = test), write train, val or test in their place"
+    ) in folds.notices
     message = problems_of(root, tmp_path, labels="train.csv", columns={"split": "split"})
     assert "train.csv line 2: '0' names no split; write train, val or test" in message
 
@@ -410,6 +415,26 @@ def test_columns_that_seem_to_have_splits_or_groups_are_said_and_their_lines_wor
     data = labelled(root, text, tmp_path, columns=columns)
     assert (len(data.splits["val"]), len(data.splits["test"]), data.groups[:3]) == (2, 2, ("P0", "P0", "P1"))
     assert data.notices == ()
+
+
+@pytest.mark.parametrize(("column", "often"), [("partition", True), ("data_split", False)])
+def test_numbers_that_may_be_splits_are_said_and_their_words_work(tmp_path: Path, column: str, *, often: bool) -> None:
+    """CelebA's list_eval_partition.csv."""
+    root = contest(tmp_path)
+    numbers = [0, 0, 1, 1, 2, 2] if often else [0, 0, 0, 0, 1, 1]
+    table = f"id,label,{column}\n" + "".join(f"{i:03},{'ab'[i % 2]},{number}\n" for i, number in enumerate(numbers))
+    (notice,) = [one for one in labelled(root, table, tmp_path).notices if column in one]
+    meaning = "0, 1, 2 are the splits (often 0 = train, 1 = val, 2 = test)" if often else "0, 1 are the splits"
+    setting = f'{{ split = "{column}" }}'
+    assert notice == (
+        f"train.csv: column {column} is not used, so splits are drawn; if {meaning}, write train, val or test in their "
+        f"place, and set data.columns = {setting}"
+    )
+    for number, split in enumerate(("train", "val", "test") if often else ("train", "test")):
+        table = re.sub(f",{number}$", f",{split}", table, flags=re.MULTILINE)
+    (root / "train.csv").write_text(table)
+    columns = tomllib.loads(f"columns = {setting}")["columns"]
+    assert len(prepare(root, tmp_path, labels="train.csv", columns=columns).splits["test"]) == 2
 
 
 def test_a_file_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -725,14 +750,16 @@ def test_ids_without_their_leading_zeros_are_said_with_the_cure(tmp_path: Path) 
     assert (
         "train/001.png; write ids as in the names; this line of Python does so in a new table, trainLabels-" in message
     )
-    run_line(message)
-    corrected = prepare(root, tmp_path, labels="trainLabels-corrected.csv", bad_files="skip")
-    assert [file.name for file in corrected.bad_files] == ["train/000.png"]
-    (root / "trainLabels-corrected.csv").unlink()
-    first = problems_of(root, tmp_path, labels="trainLabels.csv").splitlines()[0]
+    named = problems_of(root, tmp_path, labels="trainLabels.csv")
     assert (
-        "11 problems with trainLabels.csv; ids lack leading zeros: '1' is perhaps train/001.png; write ids as" in first
+        "11 problems with trainLabels.csv; ids lack leading zeros: '1' is perhaps train/001.png; write ids as"
+        in named.splitlines()[0]
     )
+    for told in (message, named):
+        run_line(told)
+        corrected = prepare(root, tmp_path, labels="trainLabels-corrected.csv", bad_files="skip")
+        assert [file.name for file in corrected.bad_files] == ["train/000.png"]
+        (root / "trainLabels-corrected.csv").unlink()
     (root / "trainLabels.csv").write_text("id,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(12)))
     assert prepare(root, tmp_path, labels="trainLabels.csv").class_names == ("a", "b")
     folders = make_folder(tmp_path / "folders", {"cat": 12, "dog": 12})
@@ -757,9 +784,25 @@ def test_names_that_are_nearly_those_of_pictures_are_said_with_the_cure(tmp_path
     )
     message = problems_of(root, tmp_path)
     assert f"most rows of t.csv name no picture, because {why}" in message
-    assert f"6 problems with t.csv; {why}" in problems_of(root, tmp_path, labels="t.csv")
-    run_line(message)
-    assert prepare(root, tmp_path, labels="t-corrected.csv").class_names == ("NA", "b")
+    named = problems_of(root, tmp_path, labels="t.csv")
+    assert f"6 problems with t.csv; {why}" in named
+    for told in (message, named):
+        run_line(told)
+        assert prepare(root, tmp_path, labels="t-corrected.csv").class_names == ("NA", "b")
+        (root / "t-corrected.csv").unlink()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("above", ["", "sep=;\n", '# made by hand, on Monday;"x\n# again\n', "# a\n\n", "\n"])
+def test_the_line_that_corrects_a_table_reads_it_as_the_program_does(tmp_path: Path, above: str, encoding: str) -> None:
+    root = make_folder(tmp_path / "numbers", {"pics": 12})
+    rows = "".join(f"{i};{('Épagneul', 'b')[i % 2]}\n" for i in range(12))
+    (root / "t.csv").write_text(f"{above}id;label\n{rows}", encoding=encoding)
+    for settings in ({}, {"labels": "t.csv"}):
+        run_line(problems_of(root, tmp_path, **settings))
+        data = prepare(root, tmp_path, labels="t-corrected.csv")
+        assert (data.class_names, len(data.names)) == (("b", "Épagneul"), 12)
+        (root / "t-corrected.csv").unlink()
 
 
 @pytest.mark.parametrize(
@@ -785,6 +828,8 @@ def test_the_separator_is_the_one_that_cuts_the_lines(tmp_path: Path, text: str)
     [
         ("split", ["train", "train", "test"]),
         ("partition", ["Training", "Validation"]),
+        ("partition", ["0", "0", "1", "2"]),
+        ("data_split", ["1", "0"]),
         ("md5", [f"{i:032x}" for i in range(24)]),
         ("caption", [f"a photo of thing {i}" for i in range(24)]),
         ("age", [f"{20 + (i % 12) * 1.25}" for i in range(24)]),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import make_folder, prepare, problems_of
+from folders import make_folder, names_in, prepare, problems_of
 from printed_lines import line_in, run_line, unknown_names
 
 
@@ -79,8 +79,9 @@ def test_tables_without_names_of_columns_and_lists_with_spaces_are_named(tmp_pat
     told = problems_of(root, tmp_path)
     assert "train.txt names pictures, such as pics/000.png, and '0' seems to be its class; this line of" in told
     run_line(told)
-    (root / "pics" / "005.png").unlink()
-    assert prepare(root, tmp_path, labels="train.csv").class_names == ("0", "1")
+    data = prepare(root, tmp_path, labels="labels_of_all_splits.csv")
+    assert data.class_names == ("0", "1")
+    assert names_in(data, "test") == {"pics/005.png"}
 
 
 @pytest.mark.parametrize(

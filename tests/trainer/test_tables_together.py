@@ -159,3 +159,20 @@ def test_a_test_table_is_named_only_if_it_has_labels(tmp_path: Path, header: str
     (notice,) = prepare(root, tmp_path, **settings).notices
     assert notice.endswith('to use it, set data.test_labels = "test.csv"')
     assert len(prepare(root, tmp_path, **settings, test_labels="test.csv").splits["test"]) == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("above", ["", "sep=,\n", "# of the clinic, in May\n\n"])
+def test_joined_tables_are_read_as_the_program_does_and_keep_their_other_columns(
+    tmp_path: Path, encoding: str, above: str
+) -> None:
+    root = make_folder(tmp_path / "eyes", {"images": 12})
+    for part, numbers in (("train", range(8)), ("val", range(8, 10)), ("test", range(10, 12))):
+        rows = "".join(f"{i:03}.png, {'äb'[i % 2]},p{i // 2},{i}\n" for i in numbers)
+        text = f"{above}image,label,patient_id,{part}_note\n{rows}\n"
+        (root / f"{part}.csv").write_text(text, encoding=encoding)
+    data = used(problems_of(root, tmp_path), root, tmp_path)
+    assert sizes(data) == {"train": 8, "val": 2, "test": 2}
+    assert data.class_names == ("b", "ä")
+    assert (root / "labels_of_all_splits.csv").read_text("utf-8").splitlines()[0] == "file,label,patient_id,split"
+    assert [one for one in data.notices if "column patient_id is not used" in one]

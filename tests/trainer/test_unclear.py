@@ -521,3 +521,13 @@ def test_a_flat_split_beside_a_folder_of_classes_makes_no_two_classes(tmp_path: 
     root = make_folder(tmp_path / "places", {"data_256/abbey": 2, "data_256/bar": 2, val: 3})
     message = problems_of(root, tmp_path)
     assert f"{val} names a split, and data_256 names none; rename data_256 to train if it has the training" in message
+
+
+def test_folders_that_differ_in_the_words_of_splits_are_no_classes_beside_another_folder(tmp_path: Path) -> None:
+    """Market-1501."""
+    root = make_folder(tmp_path / "market", {"bounding_box_train": 4, "bounding_box_test": 4, "query": 2})
+    (root / "gt_query").mkdir()
+    (root / "gt_query" / "000_good.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    message = problems_of(root, tmp_path)
+    assert "bounding_box_test and bounding_box_train name splits, and query names none; move query elsewhere" in message
+    assert "gt_query" not in message

@@ -39,7 +39,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = tmp_path / "new" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (12, 9), COLOURS[colour]).save(file)
-    (tmp_path / "new/b/notes.txt").write_text("no picture")
+    (tmp_path / "new/b/notes.doc").write_text("no picture")
     monkeypatch.setattr(search.export.predict, "BATCH_PIXELS", 2 * 8 * 8)  # two pictures a batch
     return tmp_path
 
@@ -76,7 +76,19 @@ def test_a_folder_is_searched_to_any_depth_and_what_is_no_picture_is_listed_and_
     found = {picture: label for picture, label, _ in rows[1:]}
     assert found == {f"new/{name}.png": CLASSES[colour] for name, colour in PICTURES.items()}
     assert all(float(row[2]) == pytest.approx(1 / (1 + 2 * np.exp(-9)), rel=1e-5) for row in rows[1:])
-    assert err == "1 picture cannot be read:\n  new/b/notes.txt: is not a picture in a format that Pillow knows\n"
+    assert err == "1 picture cannot be read:\n  new/b/notes.doc: is not a picture in a format that Pillow knows\n"
+
+
+def test_texts_beside_the_pictures_of_folders_and_patterns_are_passed_over(desk: Path) -> None:
+    (desk / "new/b/notes.doc").unlink()
+    for name in ("0.png.json", "0.png.supplemental-metadata.json", "0.txt", "README.md", "list.CSV"):
+        (desk / "new/b" / name).write_text("{}")
+    for given in ("new", "new/*/*"):
+        rows, err = told(desk, given)
+        assert (len(rows), err) == (5, "")
+    assert "no file that matches new/b/*.txt is a picture, the first: new/b/0.txt" in refused(desk, 4, "new/b/*.txt")
+    _, err = told(desk, "new/a", "new/b/0.txt")
+    assert err.startswith("1 picture cannot be read:\n  new/b/0.txt: "), "a file that is named is said"
 
 
 def test_the_file_of_an_earlier_call_in_the_folder_is_no_picture(desk: Path) -> None:
@@ -142,7 +154,7 @@ def test_a_json_file_says_the_same_as_json_on_stdout(desk: Path) -> None:
     printed = json.loads(out)
     assert [len(one["classes"]) for one in printed["predictions"]] == [2] * 4
     assert printed["bad"] == [
-        {"picture": "new/b/notes.txt", "reason": "is not a picture in a format that Pillow knows"}
+        {"picture": "new/b/notes.doc", "reason": "is not a picture in a format that Pillow knows"}
     ]
     assert run_inside(desk, "predict", "export", "new", "--out", "out.json", "--top", "2")[0] == 0
     text = (desk / "out.json").read_text(encoding="utf-8")
@@ -156,9 +168,9 @@ def test_a_json_file_says_the_same_as_json_on_stdout(desk: Path) -> None:
 def test_strict_refuses_and_leaves_the_file_of_before(desk: Path) -> None:
     (desk / "out.csv").write_text("of before")
     before = sorted(path.name for path in desk.iterdir())
-    assert "new/b/notes.txt: is not a picture" in refused(desk, 4, "new", "--strict", "--out", "out.csv")
-    assert "new/b/notes.txt: is not a picture" in refused(desk, 4, "new", "--strict")
-    assert "new/b/notes.txt: is not a picture" in refused(desk, 4, "new/b/notes.txt", "--out", "out.csv"), (
+    assert "new/b/notes.doc: is not a picture" in refused(desk, 4, "new", "--strict", "--out", "out.csv")
+    assert "new/b/notes.doc: is not a picture" in refused(desk, 4, "new", "--strict")
+    assert "new/b/notes.doc: is not a picture" in refused(desk, 4, "new/b/notes.doc", "--out", "out.csv"), (
         "none is left"
     )
     assert (desk / "out.csv").read_text() == "of before"
