@@ -191,6 +191,7 @@ PROMISES = {
     "a Postgres server turns read-only": [
         "test_while_the_server_is_read_only_training_goes_on_and_nothing_is_lost_or_doubled",
         "test_a_connection_to_a_read_only_server_is_left_for_one_that_may_lead_to_another_server",
+        "test_a_running_search_waits_for_the_permission_that_it_has_lost_and_names_the_cure",
         "test_each_refusal_of_a_server_has_its_own_cure",
     ],
     "another program queues or adds a trial with impossible values": [

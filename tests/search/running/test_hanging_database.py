@@ -18,7 +18,7 @@ import pytest
 from needed import postgres, required
 from optuna.exceptions import StorageInternalError
 from scripted import EPOCHS, Listener, ScriptedPool, spec_of, states, trains
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import search.study.outage
@@ -200,12 +200,23 @@ def as_admin(url: str, *statements: str) -> None:
             connection.execute(statement)
 
 
+def is_refused(url: URL) -> bool:
+    try:
+        required("psycopg").connect(url.set(drivername="postgresql").render_as_string(False)).close()
+    except required("psycopg").OperationalError:
+        return True
+    return False
+
+
 @contextmanager
 def needs_a_password(server: Any, role: str) -> Iterator[None]:
     rules = Path(server.pgdata) / "pg_hba.conf"
     before = rules.read_text()
     rules.write_text(f"local all {role} scram-sha-256\nhost all {role} all scram-sha-256\n{before}")
     server.psql("SELECT pg_reload_conf();")
+    deadline = time.monotonic() + 10
+    while not is_refused(make_url(server.get_uri()).set(username=role)):
+        assert time.monotonic() < deadline, "the server has not read its file"
     try:
         yield
     finally:
