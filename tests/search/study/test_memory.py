@@ -395,7 +395,7 @@ def test_a_trial_is_created_and_ended_without_being_read(searched: optuna.Study)
         with statements_of(searched) as telling:
             searched.tell(trial, 0.5)
             searched.get_trials()
-    assert creating == ["SELECT", "INSERT", "SELECT"], "the study, the trial, its number"
+    assert creating == ["SELECT", "INSERT", "SELECT", "INSERT"], "the study, the trial, its number, the count"
     assert telling == ["UPDATE", "INSERT"], "the state, the value"
     compare(searched)
     with pytest.raises(ValueError, match="Cannot tell a FAIL trial"):  # it was not marked, so it has a stand-in
