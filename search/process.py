@@ -17,6 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -205,12 +206,18 @@ def log_to(file: Path, say: Say) -> Iterator[None]:
         logger.info("process %d ends", os.getpid())
 
 
-def versions() -> str:
-    """Versions of this program and of the packages that results depend on most, without importing them."""
+@cache
+def version_of(package: str) -> str:
+    """The installed version of a package, without importing it. To find it takes milliseconds, so it is kept."""
     from importlib.metadata import version  # 20 ms
 
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "optuna"))
-    return f"featherweight {version('featherweight')} (Python {sys.version.split()[0]}, {packages})"
+    return version(package)
+
+
+def versions() -> str:
+    """Versions of this program and of the packages that results depend on most."""
+    packages = ", ".join(f"{name} {version_of(name)}" for name in ("torch", "timm", "optuna"))
+    return f"featherweight {version_of('featherweight')} (Python {sys.version.split()[0]}, {packages})"
 
 
 @contextlib.contextmanager

@@ -6,12 +6,12 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from search.plan.width import Fitter
+from search.process import version_of
 from studies import StudySpec
 from studies.axes import TIMM, values_of
 from studies.spec import fits
@@ -94,7 +94,7 @@ def _kept(train: TrainConfig, fitter: Fitter) -> tuple[Path | None, str]:
     number of classes, and this size of pictures."""
     shape, memory = fitter.shape, fitter.memory
     settings = train.model_dump(mode="json", include={"model_args", "stem"})
-    question = json.dumps([settings, [shape.num_classes, shape.image_size, shape.channels], version("timm")])
+    question = json.dumps([settings, [shape.num_classes, shape.image_size, shape.channels], version_of("timm")])
     return None if memory is None else memory.with_name("timm-models.json"), question
 
 

@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
 from pydantic import TypeAdapter
 
+from search.process import version_of
 from studies import Limit
 from studies.spec import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
@@ -187,7 +187,7 @@ class Fitter:
         """Key of an answer in the file: everything that the answer depends on."""
         settings = {name: getattr(config, name) for name in ("model", "model_args", "stem", *sizes)}
         shape = (self.shape.num_classes, self.shape.image_size, self.shape.channels)
-        return json.dumps([settings, [*shape, *others], version("timm"), version("torch")])
+        return json.dumps([settings, [*shape, *others], version_of("timm"), version_of("torch")])
 
     def _in_words(self, size: ModelSize) -> str:
         return (

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -25,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import ReplayFailed
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
-from search.process import without_gc
+from search.process import version_of, without_gc
 from search.study.events import (
     TAIL_BYTES,
     Ask,
@@ -68,7 +67,7 @@ Step: TypeAlias = tuple[object, ...]
 
 def installed_versions() -> dict[str, str]:
     """The installed versions of PACKAGES."""
-    return {name: version(name) for name in PACKAGES}
+    return {name: version_of(name) for name in PACKAGES}
 
 
 @dataclass(frozen=True)

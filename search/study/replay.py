@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -14,6 +13,7 @@ from optuna.trial import Trial, TrialState
 from search.errors import ReplayFailed, UsageError
 from search.paths import Runs
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
+from search.process import version_of
 from search.study.events import Ask, Enqueue, Epoch, Event, Launch, Pause, Promote, Started, Tell
 from search.study.journal import DECIDING, read_journal
 from search.study.memory import trial_of
@@ -186,7 +186,7 @@ def _rebuilt(events: list[Event]) -> set[int]:
 
 
 def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> None:
-    *others, here = versions.get(name, [version(name)])
+    *others, here = versions.get(name, [version_of(name)])
     if recorded not in (*others, here):
         versions[name] = [*others, recorded, here]
 
