@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from scripted import Bench, without_sync
 from shown import Search, begin_search
-from sqlalchemy import URL
+from sqlalchemy import URL, event
+from sqlalchemy.pool import Pool
 
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from studies import StudySpec
+
+READ_SCRIPTS = ScriptDirectory.from_config
+SCRIPTS: dict[str | None, ScriptDirectory] = {}
+
+
+def _scripts_of(config: Config) -> ScriptDirectory:
+    """Optuna's migrations. Alembic would read them anew whenever a database is opened, most of the time of that."""
+    location = config.get_alembic_option("script_location")
+    if location not in SCRIPTS:
+        SCRIPTS[location] = READ_SCRIPTS(config)
+    return SCRIPTS[location]
+
+
+ScriptDirectory.from_config = _scripts_of  # type: ignore[method-assign]
+
+
+@event.listens_for(Pool, "connect")
+def _no_wait_for_a_new_file(connection: Any, _record: object) -> None:
+    """Each table of a new SQLite file would wait for the disk; once it has tables, the service's own settings hold."""
+    if isinstance(connection, sqlite3.Connection):
+        file = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+        if file.is_file() and file.stat().st_size == 0:
+            connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture(autouse=True)
