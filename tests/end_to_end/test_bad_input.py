@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from desk import PICTURES, SHAPES, SMALL, STEADY, Answer, Desk, Watched
+from desk import PICTURES, SHAPES, SMALL, STEADY, Answer, Desk
 from optuna.trial import TrialState
 
 from search.paths import Runs
@@ -233,21 +233,34 @@ def test_a_runs_folder_that_is_a_file(empty: Desk) -> None:
     assert (empty.folder / "occupied").read_text() == "mine"
 
 
-def test_a_study_of_which_nothing_is_known(finished: Watched, desk: Desk) -> None:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A study with one trial, which has not finished."""
+    desk = Desk(tmp_path_factory.mktemp("begun") / "desk")
+    desk.folder.mkdir()
+    spec = load(str(desk.folder / desk.write("small.toml", SMALL)))
+    storage = open_storage(parse_url(f"sqlite:///{Runs(desk.runs).database}"), create=True)
+    open_study(spec, storage, "content").ask()
+    storage.remove_session()
+    storage.engine.dispose()
+    return desk
+
+
+def test_a_study_of_which_nothing_is_known(begun: Desk, desk: Desk) -> None:
     refused(desk.inside("status"), 2, "no study was launched in runs yet; name one, or start: search launch")
     refused(desk.inside("status", "digits"), 3, "there is no database runs/search.db yet")
-    refused(finished.desk.inside("status", "smal"), 2, "no study 'smal' in this database; did you mean small?")
+    refused(begun.inside("status", "smal"), 2, "no study 'smal' in this database; did you mean small?")
 
 
 @pytest.mark.parametrize("command", ["status", "export-best"])
 @pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", "two\nlines"])
-def test_a_study_name_that_is_a_path_makes_no_folder(used: Desk, command: str, name: str) -> None:
+def test_a_study_name_that_is_a_path_makes_no_folder(begun: Desk, command: str, name: str) -> None:
     def there() -> list[Path]:
         """All but what SQLite keeps beside a database while anybody has it open."""
-        return sorted(path for path in used.folder.parent.rglob("*") if not path.name.endswith(("-shm", "-wal")))
+        return sorted(path for path in begun.folder.parent.rglob("*") if not path.name.endswith(("-shm", "-wal")))
 
     before = there()
-    refused(used.inside(command, name), 2, "no study ")
+    refused(begun.inside(command, name), 2, "no study ")
     assert there() == before
 
 
@@ -337,18 +350,6 @@ def test_a_runs_folder_that_may_only_be_read(desk: Desk, small_disk: Callable[[s
 # -- exports
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A study with one trial, which has not finished."""
-    desk = Desk(tmp_path_factory.mktemp("begun"))
-    spec = load(str(desk.folder / desk.write("small.toml", SMALL)))
-    storage = open_storage(parse_url(f"sqlite:///{Runs(desk.runs).database}"), create=True)
-    open_study(spec, storage, "content").ask()
-    storage.remove_session()
-    storage.engine.dispose()
-    return desk
-
-
 def test_an_export_with_no_finished_trial(begun: Desk) -> None:
     answer = begun.inside("export-best", "small", "--gpus", "cpu")
     refused(answer, 6, "study 'small' has no completed trial yet (1 begun); to go on, repeat its search launch")
@@ -356,6 +357,7 @@ def test_an_export_with_no_finished_trial(begun: Desk) -> None:
     assert not (begun.runs / "exports").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trial", "sentence"),
     [
@@ -369,6 +371,7 @@ def test_an_export_of_a_trial_that_did_not_complete(used: Desk, trial: int, sent
     refused(answer, 6, f"trial {trial} of 'small' {sentence}")
 
 
+@pytest.mark.slow
 def test_an_export_never_overwrites_what_is_no_export(used: Desk) -> None:
     mine = used.folder / "mine"
     mine.mkdir()
@@ -394,6 +397,7 @@ def test_predicting_with_what_is_no_export(empty: Desk) -> None:
 # -- nothing lost
 
 
+@pytest.mark.slow
 def test_a_search_that_is_there_survives_every_mistake(used: Desk) -> None:
     before = used.trials("small")
     study = hashlib.sha256((used.folder / "small.toml").read_bytes()).hexdigest()

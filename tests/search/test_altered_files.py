@@ -63,7 +63,7 @@ SHAPES = (
     b"NaN",
 )
 QUICK, BULK = 40, 500
-"""Flips and cuts of each kind."""
+"""Flips and cuts of each kind; those of a short file are drawn several times, and tried once."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,14 @@ class Kind:
     """Whether the file grows, so that a missing end is what a kill leaves: a launch adds it from the database."""
 
 
-def faults(content: bytes, number: int, seed: str) -> Iterator[tuple[str, bytes]]:
+def faults(content: bytes, number: int, seed: str) -> dict[bytes, str]:
+    """Altered contents, each with what was done."""
+    found = {altered: what for what, altered in _faults(content, number, seed)}
+    found.pop(content, None)
+    return found
+
+
+def _faults(content: bytes, number: int, seed: str) -> Iterator[tuple[str, bytes]]:
     drawn = random.Random(seed)
     for shape in SHAPES:
         yield "shape", shape
@@ -151,8 +158,14 @@ def journal_of_replay(searched: Path, folder: Path) -> Kind:
 
 
 def statistics(_searched: Path, folder: Path) -> Kind:
-    config = DataConfig(source="digits", image_size=8, normalize="dataset", test_fraction=0.8)
-    data = prepare_data(config, folder)
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (folder / "pictures" / label).mkdir(parents=True)
+        for number in range(9):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / label / f"{number}.png")
+    config = DataConfig(path=str(folder / "pictures"), image_size=8, normalize="dataset")
+    data = prepare_data(config, folder / "cache")
     (file,) = data.cache_path.glob("statistics-*.json")
 
     def read() -> tuple[object, list[str]]:
@@ -257,9 +270,7 @@ def count_answers(kind: Kind, number: int) -> Counter[str]:
     right, notes = kind.read()
     assert notes == []
     answers: Counter[str] = Counter()
-    for what, altered in faults(content, number, kind.name):
-        if altered == content:
-            continue
+    for altered, what in faults(content, number, kind.name).items():
         kind.file.write_bytes(altered)
         answer = answer_of(kind, right)
         kind.file.write_bytes(content)
