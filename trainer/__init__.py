@@ -30,13 +30,14 @@ fancy_pca     a shift of colours along their principal axes
 views         the views of test-time augmentation
 order         the order of an epoch's pictures
 loader        the batches of an epoch, made in this process or in loader processes
-data          pictures with labels and splits, and their problems
+data          pictures with labels and splits
 cache         the decoded pictures, memory-mapped
 same          whether a cache has the pictures of its folder
 pictures      reads one picture
 eight_bits    the range of deep pictures without no-data, and a line that converts them
 formats       files that are no pictures, by their first bytes
 background    a picture without its background
+problems      problems for which pictures cannot be trained on
 scan          lists the pictures of a data folder
 begun         the pictures of a study that an earlier version began
 tree          the folders and files of a data folder

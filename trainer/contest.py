@@ -15,11 +15,21 @@ from trainer.file_index import FileIndex, corrected, read_lines, tables_in
 from trainer.joining import JOINED, Labelling, joined, of_one_set
 from trainer.labels import FILE_COLUMNS, Table, read_table
 from trainer.one_hot import about_one_hot
-from trainer.split_names import split_of
+from trainer.split_names import split_of, words_of
 from trainer.tree import File, Folder
 from trainer.unused_columns import means_splits
 
 __all__ = ["Suggestion", "about_test_table", "suggest_labels"]
+
+
+GROUPS = {"artist", "burst", "participant", "patient", "subject", "video"}
+THINGS = {"item", "location", "person", "place", "product", "scene", "site"}
+"""Words in the names of columns that have groups, not classes. One of THINGS may be the class, unless it is an ID."""
+
+CLASSES = {"category", "class", "code", "label", "species", "target"}
+"""Words in the names of columns whose numbers are classes."""
+
+NUMBER = re.compile(r"[-+]?(\d+[.]?\d*|[.]\d+)?")
 
 
 @dataclass(frozen=True)
@@ -29,10 +39,12 @@ class Suggestion:
     reason: str
     """What was found, and what to do."""
     contradicts_folders: bool
-    """Whether the table contradicts the folders: some folder has pictures with different labels. If the column of the
-    classes is not known, this is true of each column that may have them. False if no column was compared."""
+    """Whether the table contradicts the folders: some folder has pictures with different labels, or folders of several
+    names have pictures of one label. If the column of the classes is not known, this is true of each column that may
+    have them. False if no column was compared."""
     divided: Collection[str] = ()
-    """The folders whose pictures have different labels, if the column of the classes is known."""
+    """The folders whose pictures have different labels; or all in which pictures are named, if the labels are no other
+    names of the folders, such as those of patients."""
     is_clear: bool = True
     """Whether the column of the classes is known; if not, the table may have none."""
     settings: str = ""
@@ -65,6 +77,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
         training = (file for file in tables if _said_split(file) not in ("val", "test"))
         unclear = [one for file in training if (one := _unclear(file, index)) is not None]
         if not unclear:
+            tables.sort(key=lambda file: _said_split(file) in ("val", "test"))
             return next(filter(None, (_near_missed(file, index) for file in tables)), None)
         return max(unclear, key=lambda one: one[0])[1]
     return _suggestion(found, tree, root)
@@ -161,12 +174,37 @@ def _without_row(tree: Folder, tables: Sequence[Labelling | None]) -> int:
 
 
 def _divided(tables: Sequence[Labelling]) -> set[str]:
-    """The folders whose pictures have different labels."""
+    """``Suggestion.divided`` of tables whose column of the classes is known."""
     labels_of: dict[str, set[str]] = defaultdict(set)
     for one in tables:
         for picture, label in one.labels:
             labels_of[picture.name.rpartition("/")[0]].add(label)
-    return {folder for folder, labels in labels_of.items() if len(labels) > 1}
+    divided = {folder for folder, labels in labels_of.items() if len(labels) > 1}
+    labelled = [(picture.name, label) for one in tables for picture, label in one.labels]
+    return divided if divided or _are_folders(labelled) is not False else set(labels_of)
+
+
+def _are_folders(labelled: Sequence[tuple[str, str]]) -> bool | None:
+    """Whether labels are other names of folders: at one depth, all pictures in folders of one name have one label, and
+    hardly any two names have the same label. None if at no depth there are several folders, except for splits.
+
+    Args:
+        labelled: names of pictures with their labels.
+    """
+    result = None
+    paths = [(name.split("/")[:-1], label) for name, label in labelled]
+    for depth in range(max((len(folders) for folders, _ in paths), default=0)):
+        labels_of: dict[str, set[str]] = defaultdict(set)
+        for folders, label in paths:
+            if depth < len(folders):
+                labels_of[folders[depth]].add(label)
+        if len(labels_of) < 2 or all(map(split_of, labels_of)):
+            continue
+        result = False
+        found = {label for labels in labels_of.values() for label in labels}
+        if all(len(labels) == 1 for labels in labels_of.values()) and len(found) >= 0.9 * len(labels_of):
+            return True
+    return result
 
 
 def about_test_table(tree: Folder, root: Path) -> str | None:
@@ -235,7 +273,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     """The number of pictures that a table names, and a suggestion to choose its column of the classes.
 
     None: fewer than half of its rows name a picture; not exactly one column names pictures; there are fewer than two
-    other columns; or one of the others has the classes that the folders have.
+    other columns; or one of the others has other names of the folders, and does not seem to have splits or groups.
     """
     try:
         header, lines = read_lines(file.path)
@@ -247,25 +285,48 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     named = [(found[0], row) for _, row in lines if (found := _found(index, row, naming[0]))]
     if not named or len(named) < len(lines) / 2:
         return None
-    for number in others:
-        values: dict[str, set[str]] = defaultdict(set)
-        for picture, row in named:
-            values[picture.name.rpartition("/")[0]].add(row[number] if number < len(row) else "")
-        if len(values) > 1 and all(len(one) == 1 for one in values.values()) and len(set.union(*values.values())) > 1:
-            return None
+    if _other_folders(header, others, named):
+        return None
+    folders = {picture.name.rpartition("/")[0] for picture, _ in named}
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
     if one_hot := about_one_hot(file.path, header, lines, index.root):
         return len(named), Suggestion(
-            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, is_clear=False
+            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, folders, is_clear=False
         )
     return len(named), Suggestion(
         f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "
         "the study file, with the name of that column as label",
         contradicts_folders=True,
+        divided=folders,
         is_clear=False,
         settings=f"\n  [data]\n  labels = {_quoted(file.name)}\n"
         f'  columns = {{ file = {_quoted(name)}, label = "..." }}',
     )
+
+
+def _other_folders(
+    header: Sequence[str], others: Sequence[int], named: Sequence[tuple[File, Sequence[str]]]
+) -> bool | None:
+    """Whether one of the columns ``others`` has other names of the class folders: ``_are_folders``."""
+    results = []
+    for number in others:
+        values = [(picture.name, row[number].strip() if number < len(row) else "") for picture, row in named]
+        if (found := _are_folders(values)) and _may_name_folders(header[number], values):
+            return True
+        results.append(found)
+    return None if set(results) <= {None} else False
+
+
+def _may_name_folders(column: str, values: Sequence[tuple[str, str]]) -> bool:
+    """Whether the values of a column may be other names of class folders: not splits, groups (patient_id) or numbers
+    (age), unless the numbers are the names of the folders, or the column's name says that they are classes."""
+    words = words_of(column)
+    stems = {word.removesuffix("id") for word in words}
+    if stems & GROUPS or (stems != words and stems & THINGS) or all(split_of(value) for _, value in values):
+        return False
+    are_numbers = all(NUMBER.fullmatch(value) for _, value in values)
+    is_plain = stems != words or words & CLASSES or all(value in name.split("/")[:-1] for name, value in values)
+    return not are_numbers or bool(is_plain)
 
 
 def _naming(
@@ -298,10 +359,15 @@ def _near_missed(file: File, index: FileIndex) -> Suggestion | None:
         missed = [(one, miss) for one in ids if (miss := index.near_miss(one)) is not None]
         if missed and 2 * len(missed) > len(lines):
             written, miss = missed[0]
+            pictures = {one: miss.file for one, miss in missed}
+            named = [(pictures[row[number]], row) for _, row in lines if number < len(row) and row[number] in pictures]
+            others = [other for other in range(len(header)) if other != number]
+            contradicts = _other_folders(header, others, named) is False
             return Suggestion(
                 f"most rows of {file.name} name no picture, because {miss.why}: {written!r} is perhaps "
                 f"{miss.file.name}; {miss.cure}; {corrected(file.path, name, miss)}",
-                contradicts_folders=False,
+                contradicts_folders=contradicts,
+                divided={picture.name.rpartition("/")[0] for picture, _ in named} if contradicts else (),
                 is_clear=False,
             )
     return None

@@ -28,10 +28,11 @@ from trainer.errors import DataError, as_lines
 from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
 from trainer.pictures import DEEP, centre_of, read
-from trainer.scan import Listing, Picture, another_name, scan
+from trainer.problems import find_problems, refuses_bad_files
+from trainer.scan import Listing, Picture, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 from trainer.tree import NOW, Reading
-from trainer.unclear import EXPECTED_LABELS, EXPECTED_LAYOUT
+from trainer.unclear import EXPECTED_LAYOUT
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
 
@@ -191,7 +192,12 @@ def prepare_data(
         read=partial(read, config=config),
         progress=progress,
     )
-    data = replace(_dataset(config, cache), notices=tuple(listing.notices))
+    try:
+        data = replace(_dataset(config, cache), notices=tuple(listing.notices))
+    except DataError as error:
+        if listing.doubt:
+            raise DataError(f"{error}\n{listing.doubt}") from None
+        raise
     if data.grouped:  # raises if a fold cannot be drawn
         for number in range(config.folds):
             data.fold(number, config.folds, config.split_seed)
@@ -215,8 +221,8 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     in_train = Counter(name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train")
     class_names = tuple(sorted(in_train))
     groups = groups_of(config, cache)
-    if problems := [*_find_problems(config, cache, in_train), *group_problems(config, cache, groups)]:
-        skippable = cache.bad and _refuses_bad_files(config)
+    if problems := [*find_problems(config, cache, in_train), *group_problems(config, cache, groups)]:
+        skippable = cache.bad and refuses_bad_files(config)
         cure = '; bad_files = "skip" goes on without files that cannot be read' if skippable else ""
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         text = as_lines(problems) + cure_of_not_finite(cache.root, cache.bad, cache.misread + cache.scales)
@@ -293,45 +299,6 @@ def _own_statistics(
     with contextlib.suppress(OSError):  # the folder of a finished cache may be read-only
         write_checked(file, {"mean": means, "std": deviations})
     return tuple(means), tuple(deviations)
-
-
-def _refuses_bad_files(config: DataConfig) -> bool:
-    match config.bad_files:
-        case "fail":
-            return True
-        case "skip":
-            return False
-        case _:
-            assert_never(config.bad_files)
-
-
-def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
-    """Reasons why these pictures cannot be used for training, one line for each."""
-    refuses_bad_files, what = _refuses_bad_files(config), "folder" if config.labels is None else "rows"
-    problems = [f"{name}: {reason}" for name, reason in cache.bad] if refuses_bad_files else []
-    readable = Counter(zip(cache.splits, cache.classes, strict=True))
-    for folder, split, name in cache.class_folders:
-        if split == "train" and name not in in_train and refuses_bad_files:
-            problems.append(f"{folder}: this class has no readable picture; add some or remove its {what}")
-        if split != "train" and name not in in_train and readable[split, name]:
-            others = [one for one in in_train if not readable[split, one]]
-            cure = another_name(name, in_train, others, f"add some or remove its {what}")
-            problems.append(f"{folder}: this class has no training picture; {cure}")
-    for split in cache.own_splits:
-        if split not in cache.splits:
-            problems.append(f"the {split} split has no readable picture; add some or remove its {what}")
-    if len(in_train) < 2:
-        found = f"one class, {next(iter(in_train))}," if in_train else "no class"
-        rows = f"add rows of another class to {config.labels}"
-        cure = f"expected is {EXPECTED_LABELS}" if config.labels is None else rows
-        problems.append(f"{found} to train on, and a classifier needs two; {cure}")
-    if "val" not in cache.own_splits and config.stratified:
-        problems += [
-            f"{name}: one training picture, so none is left for validation; add some or remove the class"
-            for name in sorted(in_train)
-            if in_train[name] == 1
-        ]
-    return problems
 
 
 def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:

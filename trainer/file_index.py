@@ -110,6 +110,7 @@ class FileIndex:
             correct = f"CELL.strip().zfill({digits})"
             return NearMiss(file, "ids lack leading zeros", "write ids as in the names", correct)
         decimal = re.fullmatch(r"(\d+)[.]0*", value)
+        parts = re.split(r"[/\\]", value)
         spellings = [
             (
                 decimal[1] if decimal is not None else "",
@@ -121,8 +122,17 @@ class FileIndex:
                 *("files have another ending here", "write names without their ending"),
                 r're.sub(r"[.]\w+\s*$", "", CELL)',
             ),
+            *(
+                (
+                    "/".join(parts[count:]),
+                    f"paths begin with {'a folder' if count == 1 else f'{count} folders'} more than here",
+                    "write paths as they are below the data folder",
+                    rf're.sub(r"^\s*([^/\\]+[/\\]){{{count}}}", "", CELL)',
+                )
+                for count in range(1, len(parts) - 1)
+            ),
             (
-                re.split(r"[/\\]", value)[-1],
+                parts[-1],
                 *("files are in other folders here", "write paths as they are below the data folder, or file names"),
                 r're.sub(r".*[/\\]", "", CELL)',
             ),

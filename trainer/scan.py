@@ -29,7 +29,7 @@ from trainer.tree import NOW, File, Folder, Reading, read_tree
 from trainer.unclear import EXPECTED_LAYOUT, describes_objects, names_of, option_for
 
 __all__ = [
-    *("LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "another_name", "folded", "scan", "scan_folder"),
+    *("LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "folded", "scan", "scan_folder"),
 ]
 
 Source: TypeAlias = bytes | Image.Image
@@ -88,6 +88,8 @@ class Listing:
     """Sentences about pictures and folders that were ignored, or that may have another meaning."""
     left_out: Sequence[tuple[str, str]] = ()
     """``Labels.left_out``."""
+    doubt: str = ""
+    """That one of ``notices`` which says that the classes may be in a table instead."""
 
 
 def scan(config: DataConfig, reading: Reading = NOW) -> Listing:
@@ -152,9 +154,10 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
         raise DataError(f"{error}\n{told}") if told else error from None
     agrees = suggestion is None or not (suggestion.contradicts_folders and suggestion.is_clear)
     if layout.below is not None and agrees:
+        told = f"\n{suggestion.lines}" if suggestion is not None and suggestion.contradicts_folders else ""
         raise DataError(
             f"{root}: all pictures are in {layout.below.name}; if the folders in it ({names_of(layout.below.holding)}) "
-            f"are the {'splits' if layout.has_splits else 'classes'}, use {option_for(layout.below, str(root))}"
+            f"are the {'splits' if layout.has_splits else 'classes'}, use {option_for(layout.below, str(root))}{told}"
         )
     notices = [*_about_links(tree), *layout.notices]
     are_classes = layout.is_plain or (len(layout.train_classes) > 1 and agrees)
@@ -165,7 +168,8 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
         told = _about_labels(suggestion, tree, root)
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
-    notices += _about_tables(suggestion, layout, tree, root)
+    doubt = _doubt(suggestion, layout)
+    notices += [*filter(None, [doubt]), *_about_tables(suggestion, layout, tree, root)]
     raw = _raw_beside_pictures(layout)
     notices += _about_raw(raw)
     beside = [file for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
@@ -197,7 +201,10 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
     stamp = json.dumps([str(root), sorted(class_folders), sorted(map(stamp_of, files))])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(
-        str(root), pictures, sorted(class_folders), own_splits, stamp, inodes=inodes_of(files), notices=notices
+        *(str(root), pictures, sorted(class_folders), own_splits, stamp),
+        inodes=inodes_of(files),
+        notices=notices,
+        doubt=doubt,
     )
 
 
@@ -221,13 +228,18 @@ def _is_picture(file: File) -> bool:
         return False
 
 
+def _doubt(suggestion: Suggestion | None, layout: Layout) -> str:
+    """A sentence about tables with other classes than the folders; "" without such tables."""
+    if suggestion is None or not suggestion.contradicts_folders:
+        return ""
+    in_classes = {inner.name for folder in layout.train_classes for inner in folder.tree()}
+    if layout.has_splits and in_classes.isdisjoint(suggestion.divided):
+        return ""
+    return f"the folders are taken for the classes, but {suggestion.lines}"
+
+
 def _about_tables(suggestion: Suggestion | None, layout: Layout, tree: Folder, root: Path) -> Iterator[str]:
-    """Sentences about two kinds of tables: tables with other classes than the folders, and tables with the classes of
-    test pictures. Those pictures are in no class folder."""
-    if suggestion is not None and suggestion.contradicts_folders:
-        in_classes = {inner.name for folder in layout.train_classes for inner in folder.tree()}
-        if not layout.has_splits or not in_classes.isdisjoint(suggestion.divided):
-            yield f"the folders are taken for the classes, but {suggestion.lines}"
+    """A sentence about a table with the classes of test pictures. Those pictures are in no class folder."""
     if not layout.has_splits or "test" in dict(layout.parts):
         return
     if suggestion is not None and suggestion.test_table:
@@ -259,25 +271,6 @@ def folded(name: str) -> str:
     if len(seen) > 1:
         seen = BETWEEN_LETTERS.sub("", seen.translate(LOOK_ALIKES))
     return re.sub(r"0*(\d+)(\.0*)?", r"\1", seen) if re.fullmatch(r"[-+]?\d+(\.0*)?", seen) else seen
-
-
-def another_name(name: str, known: Iterable[str], others: Iterable[str], cure: str) -> str:
-    """The cure for a class that is not in train: the name of a class of train, if the two look alike, or one begins
-    with the other (test/oak, train/oak_left_T2); else ``cure``.
-
-    Args:
-        name: the class.
-        known: the classes of train.
-        others: those of them that the split of this class does not have.
-        cure: what helps if the names have nothing in common.
-    """
-    plain = folded(name)
-    if twin := next((one for one in known if folded(one) == plain), None):
-        return f"rename it to {twin}"
-    long = next((one for one in others if folded(one).startswith(plain) or plain.startswith(folded(one))), "")
-    if not long or plain.isdecimal():  # 1 and 10 are different classes
-        return cure
-    return f"if it is {long} of train, give both the same name; else {cure}"
 
 
 def _raw_beside_pictures(layout: Layout) -> list[str]:
