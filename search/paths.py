@@ -312,5 +312,5 @@ def _move(source: Path, target: Path) -> bool:
     for name in found:
         target.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target / name, ignore_errors=True)
-        (source / name).replace(target / name)
+        shutil.move(source / name, target / name)  # copies what the system cannot rename, as in a container's layer
     return bool(found)

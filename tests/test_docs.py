@@ -339,6 +339,11 @@ PROMISES = {
         "test_a_whole_export_is_replaced_and_at_each_instant_one_is_there",
         "test_a_kill_between_two_moves_is_mended_before_anything_else",
     ],
+    "the old export cannot be moved": [
+        "test_a_kill_at_any_step_leaves_the_old_or_the_new_export_and_the_next_command_completes_it",
+        "test_an_old_export_that_may_not_be_removed_fails_neither_this_export_nor_later_ones",
+        "test_what_cannot_be_moved_and_is_no_complete_export_is_told_before_the_final_training",
+    ],
     "no space or no inode": [
         "test_a_full_disk_of_the_output_is_exit_11",
         "test_a_file_that_finds_no_room_is_named_and_exit_11",

@@ -227,6 +227,7 @@ def _report_again(record: ExportRecord, mistakes: Path, runs: Runs) -> None:
 
 def _export(place: Place, described: Description, retraining: Retraining, stages: Stages) -> ExportRecord:
     """Train what is not trained yet, write the export into a temporary folder, prove it, move it into place."""
+    place.check_replaceable()
     spec, data, console = retraining.spec, retraining.data, retraining.console
     claim = f"{described.claim} {judged_on(spec.data.folds)} in the search"
     console.say(f"{spec.name}: exporting {trials_in_words(described.trials)}, {claim}")

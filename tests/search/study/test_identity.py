@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quo
     assert take_folder(runs, "birds", first) == []
     assert runs.keep_to_quota("birds", 0) == [f"earlier/{second}/trials/3"], "what nobody trains, and no more"
     assert runs.checkpoint("birds", 3).exists()
+
+
+def test_files_that_the_system_cannot_rename_are_put_aside_and_come_back_too(tmp_path: Path) -> None:
+    if not (far := Path("/dev/shm")).is_dir() or far.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system is here")
+    runs = Runs(tmp_path)
+    runs.trial("scripted", 1).mkdir(parents=True)
+    (runs.trial("scripted", 1) / "checkpoint").write_text("weights")
+    runs.journal("scripted").write_text("lines")
+    with tempfile.TemporaryDirectory(dir=far) as folder:
+        runs.earlier("scripted", "a").parent.symlink_to(folder)
+        runs.put_aside("scripted", "a")
+        assert not runs.journal("scripted").exists()
+        assert (Path(folder) / "a/trials/1/checkpoint").read_text() == "weights"
+        assert runs.bring_back("scripted", "a")
+        assert (runs.trial("scripted", 1) / "checkpoint").read_text() == "weights"
+        assert runs.journal("scripted").read_text() == "lines"
 
 
 def test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_database_has(bench: Bench) -> None:
