@@ -14,7 +14,7 @@ from sqlalchemy import and_, delete, insert, select
 
 from search.errors import ReplayFailed
 from search.paths import Runs
-from search.study.gone import GONE_REASON, fill_gaps
+from search.study.gone import GONE, GONE_REASON, fill_gaps
 from search.study.journal import read_journal, study_uuid_of
 from search.study.marks import CHANGED_REASON, MARK, Marks
 from search.study.study import uuid_of
@@ -65,7 +65,9 @@ def _seal(study: optuna.Study, storage: RDBStorage, uuid: str, runs: Runs) -> li
     chosen &= told.keys()
     if not chosen:
         return []
-    trials = [one for one in study.get_trials(deepcopy=False) if one.number in chosen and marks.is_own(one)]
+    # A complete trial without a value is not taken for the search's own, but the journal has its end.
+    found = [one for one in study.get_trials(deepcopy=False) if one.number in chosen and GONE not in one.user_attrs]
+    trials = [one for one in found if marks.is_own(one) or one.value is None]
     differing = {one.number for one in trials if told[one.number].differs_at_all(one)}
     rows = [_row(one, marks.sealed(one, differs=one.number in differing)) for one in trials]
     attributes = models.TrialUserAttributeModel.__table__
