@@ -37,9 +37,10 @@ class Others:
         self._noted: set[int] = set()
         """Numbers of trials for which the journal has a line."""
 
-    def adopt(self, trials: Collection[FrozenTrial]) -> None:
-        """Note the trials that exist at this launch, and which of them another program has finished."""
-        self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
+    def adopt(self, trials: Collection[FrozenTrial], told: Collection[int]) -> None:
+        """Note the trials that exist at this launch, and which of them another program has finished. The user is told
+        of those in ``told`` without this object."""
+        self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in told]
         self._noted |= {frozen.number for frozen in trials}
 
     def log_finished(self, below: int, unfinished: Collection[int]) -> list[int]:

@@ -129,9 +129,9 @@ class Trials:
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
-        self.others.adopt(trials)
         self.queued.adopt(trials)
-        gap = self.journal.begin(self.spec, self.space, trials, self.uuid)
+        told, gap = set(self.journal.told), self.journal.begin(self.spec, self.space, trials, self.uuid)
+        self.others.adopt(trials, told | gap.void.keys())
         for number in gap.others:
             self._forget(number)
         running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}

@@ -1,4 +1,4 @@
-"""Trials that have ended in the journal, and that another program has deleted or changed in the database since."""
+"""Trials of the journal that another program has deleted, changed or, while they were paused, ended in the database."""
 
 from __future__ import annotations
 
@@ -50,8 +50,13 @@ def is_repeated(was: float, value: float) -> bool:
 
 
 def told_in(known: Iterable[Event]) -> dict[int, Told]:
-    """Number -> trial as these lines of a journal have it, if it has ended. Of trials that the search did not end
-    itself, nothing is known."""
+    """As ``_all_told_in``, only the trials that have ended."""
+    return {number: one for number, one in _all_told_in(known).items() if one.state is not None}
+
+
+def _all_told_in(known: Iterable[Event]) -> dict[int, Told]:
+    """Number -> trial as these lines of a journal have it. Of trials that the search did not end itself, nothing is
+    known."""
     told: dict[int, Told] = {}
     for event in known:
         match event:
@@ -65,6 +70,8 @@ def told_in(known: Iterable[Event]) -> dict[int, Told]:
             case Tell() if event.reason not in NOT_OWN:
                 one = told.setdefault(event.trial, Told())
                 one.state, one.value = event.state, event.value
+            case Tell():
+                told.pop(event.trial, None)
             case Launch() if event.history is not None:
                 told = {}
                 for number, trial in enumerate(event.history):
@@ -72,7 +79,7 @@ def told_in(known: Iterable[Event]) -> dict[int, Told]:
                         ended = trial.state if TrialState[trial.state].is_finished() else None
                         steps = {int(step): value for step, value in trial.intermediate_values.items()}
                         told[number] = Told(ended, trial.value, dict(trial.params), steps)
-    return {number: one for number, one in told.items() if one.state is not None}
+    return told
 
 
 def words_of(void: Mapping[int, str]) -> list[str]:
@@ -84,16 +91,16 @@ def words_of(void: Mapping[int, str]) -> list[str]:
 
 
 def void_trials(known: Iterable[Event], trials: Sequence[FrozenTrial]) -> dict[int, str]:
-    """Number -> reason why the journal's lines about the end of a trial no longer hold.
+    """Number -> reason why the journal's lines about a trial no longer hold.
 
     Args:
         known: the lines of the journal since the last launch that wrote all trials down.
         trials: all trials of the study.
     """
-    ended, found = told_in(known), {}
-    for trial in (one for one in trials if one.number in ended):
+    told, found = _all_told_in(known), {}
+    for trial in (one for one in trials if one.number in told):
         if is_foreign(trial):
             found[trial.number] = trial.user_attrs["reason"]
-        elif trial.state.is_finished() and ended[trial.number].differs(trial):
+        elif trial.state.is_finished() and told[trial.number].state and told[trial.number].differs(trial):
             found[trial.number] = DIFFERS
     return found

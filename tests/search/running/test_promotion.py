@@ -27,10 +27,11 @@ from search.study.events import Epoch as EpochLine
 from search.study.events import Event, Pause, Promote
 from search.study.gone import GONE_REASON
 from search.study.journal import read_journal
-from search.study.marks import CHANGED_REASON, own_trials
+from search.study.marks import CHANGED_REASON, FOREIGN_REASON, own_trials
 from search.study.progress import Snapshot
 from search.study.replay import replay, replay_with
-from search.study.storage import parse_url
+from search.study.storage import open_storage, parse_url
+from search.study.study import find_study
 from search.study.trial import is_paused
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
@@ -132,6 +133,28 @@ def test_a_paused_candidate_goes_on_under_its_number_with_a_later_launch(bench: 
     promoted = {event.trial for event in events if isinstance(event, Promote)}
     assert promoted & waiting, "twelve candidates are worse than four, so one of those goes on"
     assert replay(events).identical
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_paused_candidates_that_another_program_ends_between_launches_are_named_once_and_a_replay_agrees(
+    bench: Bench, schedule: str
+) -> None:
+    """People end "zombie" trials: those that an optimization left RUNNING."""
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(schedule, trials=6))
+    coordinator.run()
+    lost = sorted(coordinator.trials.rungs.paused)[:3]
+    foreign = find_study(open_storage(parse_url(f"sqlite:///{bench.folder}/search.db")), "scripted")[0]
+    for number in lost:
+        foreign.tell(number, state=TrialState.FAIL)
+    for trials in (12, 14):
+        bench.warnings.clear()
+        coordinator = bench.coordinator(ScriptedPool(trains), spec(schedule, trials=trials))
+        assert coordinator.run() is True
+        found = replay(read_journal(coordinator.journal.path))
+        assert found.identical, found.first_difference
+        assert found.void == {str(number): FOREIGN_REASON for number in lost}
+        named = [line for line in bench.warnings if FOREIGN_REASON in line]
+        assert len(named) == (trials == 12), named
 
 
 @pytest.mark.parametrize("schedule", [PARTS, WHOLE])
@@ -474,7 +497,7 @@ def test_the_command_that_ends_paused_trials_names_those_that_were_deleted_or_ch
     url = parse_url(f"sqlite:///{coordinator.runs.database}")
     assert stop_search("scripted", url, coordinator.runs, finish=True, tell=bench.hear).finished
     said = capsys.readouterr().err.splitlines()
-    assert f"trial {paused.number}: {GONE_REASON}" in said
+    assert f"trial {paused.number}: {GONE_REASON}; the journal has it, and a replay does not judge it" in said
     assert f"trial {best.number}: {CHANGED_REASON}; the journal has it, and a replay does not judge it" in said
 
 
