@@ -75,9 +75,9 @@ class Search(FrozenModel):
     the first launch to the end of the export. Default: no limit."""
     objective: Objective = "accuracy"
     """The value on the validation split by which candidates are compared, confirmed and chosen. accuracy: the share of
-    correct predictions. macro_f1: the mean F1 over the classes. balanced_accuracy: the mean recall over the classes.
-    loss: the mean cross-entropy, which is stored negated, so that higher is better. May not be changed once a trial has
-    a value."""
+    correct predictions. macro_f1: the mean F1 over the classes that have pictures or are predicted, as in scikit-learn.
+    balanced_accuracy: the mean recall over the classes that have pictures. loss: the mean cross-entropy, which is
+    stored negated, so that higher is better. May not be changed once a trial has a value."""
     sampler: Literal["model", "tpe", "random", "gp"] = "model"
     """model: a Gaussian process that learns from all candidates except failed ones; it estimates the final value of
     unfinished ones. The others are Optuna's. tpe: a tree-structured Parzen estimator. random: uniform draws. gp: a

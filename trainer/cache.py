@@ -96,8 +96,8 @@ class Cache:
     index_crc32: int
     """CRC-32 of the other values of the index."""
     scales: list[list[str]] = field(default_factory=list)
-    """[name, key of DEEP] of the other pictures of more than 8 bits. If there are none, the index leaves it out, as the
-    first versions of this program did."""
+    """[name, scale] of the pictures of more than 8 bits whose scale ``misread`` does not tell. If there are none, the
+    index leaves it out, as the first versions of this program did."""
 
 
 def build_cache(
@@ -266,7 +266,7 @@ def _decode_all(
                     good.append((picture, sha256, zlib.crc32(content)))
                     if reading.misread:
                         misread.append([picture.name, reading.misread])
-                    elif reading.scale:
+                    if reading.scale not in ("", reading.misread):
                         scales.append([picture.name, reading.scale])
                 if progress is not None:
                     progress("decoding pictures", done, total)

@@ -27,7 +27,7 @@ from trainer.eight_bits import cure_of_not_finite
 from trainer.errors import DataError, as_lines
 from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
-from trainer.pictures import DEEP, centre_of, read
+from trainer.pictures import TURNED, centre_of, read
 from trainer.problems import find_problems, refuses_bad_files
 from trainer.scan import Listing, Picture, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
@@ -86,7 +86,7 @@ class Dataset:
     misread: Mapping[str, str] = field(default_factory=dict)
     """Name -> reason why a plain convert("RGB") reads other pixels: a key of ``trainer.pictures.READ_RIGHT``."""
     scales: Mapping[str, str] = field(default_factory=dict)
-    """Name -> key of ``trainer.pictures.DEEP``, of pictures of more than 8 bits that are not black."""
+    """Name -> key of ``trainer.pictures.DEEP``, or COLOURS, of pictures of more than 8 bits that are not black."""
     notices: tuple[str, ...] = ()
     """Sentences about what was ignored in the folder, or may have another meaning; none after ``open_data``."""
     cache_path: Path
@@ -262,7 +262,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         duplicates=tuple(_find_duplicates(cache, split_of.tolist())),
         cache_path=cache.path,
         misread=dict(cache.misread),
-        scales={name: why for name, why in sorted(cache.misread + cache.scales) if why in DEEP},
+        scales={name: why for name, why in sorted(cache.misread + cache.scales) if why != TURNED},
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from trainer.errors import printable
-from trainer.pictures import DEEP, NOT_FINITE
+from trainer.pictures import COLOURS, DEEP, NOT_FINITE
 
 __all__ = ["Contents", "Values", "by_scale", "contents_of", "conversion", "cure_of_not_finite", "listed"]
 
@@ -54,8 +54,8 @@ WITH_OPENCV = {
     "is_deep": "getattr(cv2.imread(str(file), 6), 'dtype', 'uint8') != 'uint8'",
     "save": "cv2.imwrite(str(file), scaled(read(file)).astype('uint8'))",
 }
-"""For folders with files that cannot be read: OpenCV passes over them, and Pillow raises an exception. 6 is
-IMREAD_ANYDEPTH | IMREAD_ANYCOLOR, without alpha."""
+"""For pictures of 16 bits in each colour, of which Pillow reads the upper 8. It passes over files that it cannot read,
+for which Pillow raises an exception. 6 is IMREAD_ANYDEPTH | IMREAD_ANYCOLOR, without alpha."""
 
 CONTENT = "a[np.isfinite(a) & ~np.isin(a, {skip!r})]"
 ALL = "(v.min(), v.max())"
@@ -140,7 +140,7 @@ def conversion(folder: Path, names: Collection[str], contents: Contents | None, 
         folder: the data folder.
         names: the pictures of more than 8 bits.
         contents: their content, where it is known.
-        with_opencv: whether files that cannot be read are among them.
+        with_opencv: whether some have more than 8 bits in each colour, or files that cannot be read are among them.
     """
     advice = "convert all of them to 8 bits with one common scale"
     if not names or not (folder / next(iter(names))).is_file():
@@ -175,12 +175,12 @@ def cure_of_not_finite(root: str, bad: Iterable[Sequence[str]], deep: Iterable[S
     names = [name for name, reason in bad if reason.startswith(NOT_FINITE.partition(",")[0])]
     if not names:
         return ""
-    with_opencv = len(bad) > len(names)
+    with_opencv = any(scale == COLOURS for _, scale in deep) or len(bad) > len(names)
     scales = by_scale(one for one in deep if one[1] in DEEP)
     contents = contents_of(folder, names, *scales)
     if contents is None:
         return ""
-    names += [name for name, scale in deep if scale in DEEP]
+    names += [name for name, scale in deep if scale in (*DEEP, COLOURS)]
     return f"\nFor the values that are not finite, {conversion(folder, names, contents, with_opencv=with_opencv)}"
 
 

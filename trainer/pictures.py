@@ -21,6 +21,7 @@ from trainer.formats import DEVELOP, instead, is_raw
 
 __all__ = [
     "BYTES",
+    "COLOURS",
     "DEEP",
     "DEPTH",
     "NOT_FINITE",
@@ -42,6 +43,9 @@ UNIT = "of float values from 0 to 1"
 BYTES = "of more than 8 bits with values from 0 to 255"
 SPREAD = "of more than 8 bits with values below 0 or above 65,535"
 """Reasons why a plain ``Image.open(file).convert("RGB")`` reads a picture differently from ``read_picture``."""
+
+COLOURS = "of more than 8 bits in each colour"
+"""Scale of pictures in colour of 16 bits: Pillow reads the upper 8 bits, whoever asks."""
 
 NOT_FINITE = "has values that are not finite, such as NaN for no-data; write a finite value there"
 
@@ -82,7 +86,8 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
 
     Alpha is dropped, as in timm's loader. The first frame of an animation is read. Pictures of up to twice Pillow's
     limit of pixels are read. Gray of more than 8 bits is scaled to 8 bits, not clipped. The scaled range is the first
-    of 0..1 (floats only), 0..255 and 0..65535 that contains all values, or else from minimum to maximum.
+    of 0..1 (floats only), 0..255 and 0..65535 that contains all values, or else from minimum to maximum. Of 16 bits in
+    each colour, the upper 8 are read, as Pillow does.
 
     Not for several threads at once: it silences Pillow's warnings, and warning filters belong to the whole process.
 
@@ -120,8 +125,8 @@ class Reading:
     misread: str
     """Reason why a plain convert("RGB") reads other pixels: a key of READ_RIGHT; "" if it reads the same pixels."""
     scale: str
-    """Key of DEEP by which values of more than 8 bits were scaled; "" if there are none, or if all pixels are black,
-    which every scale reads in the same way."""
+    """Key of DEEP by which values of more than 8 bits were scaled, or COLOURS; "" if there are none, or if all pixels
+    of a gray picture are black, which every scale reads in the same way."""
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
@@ -133,12 +138,14 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
             raise DataError(f"is not a picture, but {DEVELOP}; only its small preview could be read")
         most = Image.MAX_IMAGE_PIXELS
         with ONE_LARGE_AT_A_TIME if most is not None and image.width * image.height > most else nullcontext():
+            has_deep_colours = _has_deep_colours(image)
             image.load()  # so that a truncated file raises its error here
             _refuse_unread_depth(image)
             upright, why = _upright(image)
             pixels = _pixels(upright, config)
             differs = upright is not image and not np.array_equal(_pixels(image, config), pixels)
-        return Reading(pixels, why if differs else "", why if _is_deep(image) and pixels.any() else "")
+        scale = COLOURS if has_deep_colours else why if _is_deep(image) and pixels.any() else ""
+        return Reading(pixels, why if differs else "", scale)
     except UnidentifiedImageError:
         what = instead(source) if isinstance(source, bytes) else ""
         raise DataError(f"is not a picture in a format that Pillow knows{what}") from None
@@ -166,6 +173,15 @@ def _pixels(image: Image.Image, config: DataConfig) -> NDArray[np.uint8]:
 
 def _is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether the file of an image that is not loaded yet has more than 8 bits in each colour. Pillow says so in the
+    arguments of its decoder: as a raw mode (RGB;16B), or as the largest value of a PPM."""
+    for *_, arguments in getattr(image, "tile", ()):
+        if ";16" in str(arguments) or (image.format == "PPM" and str(arguments).endswith(", 65535)")):
+            return not _is_deep(image)
+    return False
 
 
 def _refuse_unread_depth(image: Image.Image) -> None:

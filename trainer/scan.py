@@ -57,6 +57,15 @@ BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])[_-]+(?=[^\W\d_])")
 """What people write between two words instead of a space."""
 
 
+EIGHT_BITS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".webp")
+"""Endings of formats that have 8 bits."""
+
+DEEP_VERSION = 2
+"""Version of what is stored about pictures that may have more than 8 bits: which are refused, and their scales. The
+content of a file decides both, so such pictures are decoded again when it is raised; CACHE_VERSION would do so with
+all."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture that is not read yet; ``load`` raises DataError if it cannot be read."""
@@ -81,7 +90,7 @@ class Listing:
     own_splits: Sequence[str]
     """The splits that the source itself has; the others are drawn from train."""
     stamp: str = ""
-    """Changes when a file is added, removed or written."""
+    """Changes when a file is added, removed or written, and with DEEP_VERSION."""
     inodes: str = ""
     """Changes also when a file is replaced by one of the same size and time, or when the folder is mounted anew."""
     notices: Sequence[str] = ()
@@ -114,16 +123,17 @@ def _scan_tables(config: DataConfig, root: Path, reading: Reading) -> Listing:
         for one in sorted(labels.files, key=lambda one: one.file.name)
     ]
     classes = sorted({(f"class {one.class_name} in {one.split}", one.split, one.class_name) for one in pictures})
+    files = [one.file for one in labels.files]
     said = [[stamp_of(one.file), one.label, one.split, one.group] for one in labels.files]
     return Listing(
         str(root),
         pictures,
         classes,
         sorted({one.split for one in pictures}),
-        json.dumps([str(root), sorted(said), sorted(labels.left_out)]),
+        json.dumps([str(root), sorted(said), sorted(labels.left_out), *_deep_version(files)]),
         notices=labels.notices,
         left_out=labels.left_out,
-        inodes=inodes_of([one.file for one in labels.files]),
+        inodes=inodes_of(files),
     )
 
 
@@ -198,7 +208,7 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
     if not class_folders:
         raise DataError(_without_class_folders(suggestion, tree, root))
     pictures.sort(key=lambda picture: picture.name)
-    stamp = json.dumps([str(root), sorted(class_folders), sorted(map(stamp_of, files))])
+    stamp = json.dumps([str(root), sorted(class_folders), sorted(map(stamp_of, files)), *_deep_version(files)])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(
         *(str(root), pictures, sorted(class_folders), own_splits, stamp),
@@ -336,6 +346,11 @@ def stamp_of(file: File) -> str:
     """A text that changes when a file is written or its mode changes: a new mode may make the file readable."""
     info = file.info
     return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
+
+
+def _deep_version(files: Iterable[File]) -> list[int]:
+    """DEEP_VERSION, if a file may have more than 8 bits; else nothing, as in stamps of before."""
+    return [] if all(file.base.lower().endswith(EIGHT_BITS) for file in files) else [DEEP_VERSION]
 
 
 def inodes_of(files: Iterable[File]) -> str:

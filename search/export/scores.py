@@ -174,8 +174,14 @@ def score_rows(scores: Scores | None) -> dict[str, str]:
         return {}
     how = f"bootstrap over the pictures, {scores.resamples:,} resamples"
     rows = {
-        "macro F1": f"{scores.macro_f1.in_words}: the mean over the classes ({how})",
-        "balanced accuracy": f"{scores.balanced_accuracy.in_words}: the mean recall over the classes ({how})",
+        "macro F1": (
+            f"{scores.macro_f1.in_words}: the mean over the classes that have pictures or are predicted, as in "
+            f"scikit-learn's f1_score{_counted_as_0(scores)} ({how})"
+        ),
+        "balanced accuracy": (
+            f"{scores.balanced_accuracy.in_words}: the mean recall over the classes that have pictures, as in "
+            f"scikit-learn's balanced_accuracy_score ({how})"
+        ),
     }
     if scores.top5 is not None:
         rows["top-5 accuracy"] = f"{scores.top5.in_words} (Wilson)"
@@ -184,6 +190,15 @@ def score_rows(scores: Scores | None) -> dict[str, str]:
         f"{scores.calibration_bins} bins of equal width (Guo et al., 2017; {how})"
     )
     return rows
+
+
+def _counted_as_0(scores: Scores) -> str:
+    count = sum(one.n == 0 and one.predicted > 0 for one in scores.classes)
+    return (
+        f"; {count:,} of them {'has no picture, and counts' if count == 1 else 'have no picture, and count'} as 0"
+        if count
+        else ""
+    )
 
 
 def class_rows(scores: Scores, spell: Callable[[str], str] = str) -> list[list[str]]:

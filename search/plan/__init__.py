@@ -15,6 +15,7 @@ meaning   the answer of `search check`, and its text
 extras    checks optional packages and notification addresses that a study's settings need
 data_warnings  warnings about the pictures
 brightness  warnings about pictures of more than 8 bits that are read too dark, or on several scales
+placeholders  a warning about many pictures that look the same
 survey    all timm models of a pattern that fit the limit, for `model = ["timm:*"]`
 lr_range  `search lr-range`: the learning-rate range test
 preview   a grid of augmented training pictures

@@ -11,7 +11,7 @@ from trainer.config import DataConfig
 from trainer.data import Dataset
 from trainer.eight_bits import Contents, Values, by_scale, contents_of, conversion, listed
 from trainer.errors import printable
-from trainer.pictures import BYTES, DEPTH, SPREAD, UNIT
+from trainer.pictures import BYTES, COLOURS, DEPTH, SPREAD, UNIT
 
 __all__ = ["brightness"]
 
@@ -33,7 +33,8 @@ def brightness(data: Dataset, config: DataConfig) -> Iterator[str]:
     """
     names, contents, folder = list(data.scales), None, Path(config.path or "").absolute()
     if config.source == "folder":
-        contents = contents_of(folder, *by_scale(data.scales.items()), _black(data))
+        gray = ((name, scale) for name, scale in data.scales.items() if scale != COLOURS)
+        contents = contents_of(folder, *by_scale(gray), _black(data))
         names += [one.name for one in contents.files if one.name not in data.scales] if contents is not None else []
     told = [*_scales(data)] or [*_dark(data)]
     if contents is not None and (contents.has_extremes or not told):
@@ -41,14 +42,15 @@ def brightness(data: Dataset, config: DataConfig) -> Iterator[str]:
     for number, sentence in enumerate(told):
         cure = "the line of Python above spreads them"
         if not number:
-            cure = conversion(folder, names, contents, with_opencv=bool(data.bad_files))
+            with_opencv = COLOURS in data.scales.values() or bool(data.bad_files)
+            cure = conversion(folder, names, contents, with_opencv=with_opencv)
         yield f"{sentence}{cure}"
 
 
 def _scales(data: Dataset) -> Iterator[str]:
     found: dict[str, list[str]] = defaultdict(list)
     for name, scale in data.scales.items():
-        found[scale].append(name)
+        found[DEPTH if scale == COLOURS else scale].append(name)
     if len(found) > 1:
         scales = " and ".join(
             f"{_count(len(found[scale]), 'picture')} with {told} (the first: {printable(found[scale][0])})"

@@ -12,6 +12,7 @@ import numpy as np
 
 from search.figures.confusion import read_confusion
 from search.plan.brightness import brightness
+from search.plan.placeholders import placeholders
 from search.words import count as _count
 from trainer.config import DataConfig
 from trainer.data import Dataset
@@ -59,6 +60,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from _class_names(data)
     yield from _dates(data, config)
     yield from _single_colour(data)
+    yield from placeholders(data)
     yield from _copies(data)
     yield from _subclasses(data, config)
     yield from _groups(data, config)

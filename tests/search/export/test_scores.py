@@ -65,6 +65,7 @@ def test_the_scores_are_scikit_learns() -> None:
     assert without_pictures(found, "there").endswith(
         "1 of 8 classes have no picture there, so the scores do not say how well they are recognised: class_6."
     )
+    assert "f1_score; 1 of them has no picture, and counts as 0 (" in score_rows(found)["macro F1"]
     counts = ClassCounts.of(np.column_stack([labels, predicted, np.ones_like(labels)]), 8)
     assert counts.macro_f1 == pytest.approx(found.macro_f1.value, abs=1e-12)
     assert counts.balanced_accuracy == pytest.approx(found.balanced_accuracy.value, abs=1e-12)
@@ -152,6 +153,7 @@ def test_classes_without_pictures_are_named_wherever_the_scores_are() -> None:
     labels = np.repeat([0], 30)
     scores = scores_of(Answers.of(np.tile(np.float32([3, 0]), (30, 1)), labels), labels, ["healthy", "s*ck"])
     assert scores.macro_f1.value == 1, "the only class with pictures"
+    assert "are predicted, as in scikit-learn's f1_score (boot" in score_rows(scores)["macro F1"]
     values = recorded()
     values["evaluation"] |= {"scores": scores.to_json(), "confused": []}
     record = ExportRecord.model_validate(values)

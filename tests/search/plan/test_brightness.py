@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,11 +19,12 @@ from PIL import Image, TiffImagePlugin
 
 from search.plan.brightness import brightness
 from search.plan.data_warnings import warnings_about
-from trainer import eight_bits
+from trainer import cache, eight_bits, scan
 from trainer.cache import open_whole
 from trainer.config import DataConfig
 from trainer.data import Dataset, open_data, prepare_data
 from trainer.errors import DataError
+from trainer.pictures import TURNED
 
 
 def deep(file: Path, highest: float, kind: Any = np.uint16, **how: Any) -> None:
@@ -140,11 +144,105 @@ def test_the_index_of_a_cache_without_bytes_in_sixteen_bits_is_as_before(tmp_pat
         assert open_whole(data.cache_path).scales == ([["cells/1.tif", _BYTES]] if has else [])
 
 
+@pytest.mark.parametrize(("ending", "is_new"), [("png", True), ("jpg", False)])
+def test_a_cache_of_before_without_scales_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, *, is_new: bool
+) -> None:
+    """Caches of before do not tell which pictures have 0 to 255 in 16 bits; JPEGs have none, so their caches stay."""
+    for number in range(6):
+        file = tmp_path / "wells" / "ab"[number % 2] / f"{number}.{ending}"
+        deep(
+            file, number + (200 if number < 3 or ending == "jpg" else 9000), np.uint8 if ending == "jpg" else np.uint16
+        )
+    with monkeypatch.context() as before:
+        before.setattr(scan, "_deep_version", lambda _: [])
+        old, config = read(tmp_path / "wells", tmp_path)
+    index = json.loads((old.cache_path / "index.json").read_text())
+    index.pop("scales", None)
+    del index["index_crc32"]
+    cache._write_index(old.cache_path, index)
+    assert list(brightness(open_data(config, old.cache_path), config)) == [], "the cache alone does not tell"
+    data, config = read(tmp_path / "wells", tmp_path)
+    assert (data.cache_path != old.cache_path) == is_new
+    assert [one.partition(":")[0] for one in brightness(data, config)] == [
+        "pictures of more than 8 bits are read on 2 scales"
+    ] * is_new
+    assert data.fingerprint == old.fingerprint, "a study of before goes on"
+    assert open_whole(old.cache_path), "and so does a search that reads the old cache"
+
+
 _BYTES = "of more than 8 bits with values from 0 to 255"
 
 
 def _numbered(highest: list[float]) -> dict[str, float]:
     return {f"cells/{i}.tif": value for i, value in enumerate(highest)} | {"empty/0.tif": 0}
+
+
+# Pictures in colour
+
+
+def in_colour(file: Path, highest: int, channels: int = 3) -> None:
+    """A gradient of ``deep`` in each colour, in other directions."""
+    rows = np.repeat(np.linspace(0, highest, 16, dtype=np.uint16)[:, None], 16, axis=1)
+    colours = np.dstack([rows, rows.T, rows[::-1], np.full((16, 16), 65535, np.uint16)][:channels])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(file), colours)
+
+
+def turned(file: Path, highest: int) -> None:
+    """The gradients of ``in_colour`` upside down, by a chunk after the header of a PNG."""
+    in_colour(file, highest)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    content = file.read_bytes()
+    added = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    file.write_bytes(content[:33] + added + content[33:])
+
+
+@pytest.mark.parametrize(("ending", "channels"), [("png", 3), ("png", 4), ("tif", 3), ("tif", 4), ("ppm", 3)])
+def test_colours_of_twelve_bits_in_sixteen_are_said_to_be_nearly_black(
+    tmp_path: Path, ending: str, channels: int
+) -> None:
+    for number, highest in enumerate([4095, 3000, 200, 2000]):
+        in_colour(tmp_path / "cells" / "ab"[number % 2] / f"{number}.{ending}", highest, channels)
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "cells" / "a" / "plain.png")
+    config = DataConfig.model_validate({"path": str(tmp_path / "cells"), "image_size": 16, "val_fraction": 0.4})
+    data = prepare_data(config, tmp_path / "cache")
+    (warning,) = brightness(data, config)
+    assert warning.startswith("the 4 pictures of more than 8 bits are read nearly black: their brightest pixel is 1")
+    assert not any("transparency" in one for one in warnings_about(data, config))
+    new = config.model_copy(update={"path": str(converted(warning))})
+    again = prepare_data(new, tmp_path / "cache")
+    assert (again.scales, [*brightness(again, new)]) == ({}, [])
+    rows = np.rint(np.linspace(0, 3000, 16, dtype=np.uint16) * (255 / 4095))
+    pixels = again.images[again.names.index(f"b/1.{ending}")]
+    np.testing.assert_array_equal(pixels[..., 2], np.repeat(rows[:, None], 16, axis=1))
+    np.testing.assert_array_equal(pixels[..., 1], np.repeat(rows[None], 16, axis=0))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_bright_pictures_in_colour_have_the_scale_of_gray_ones(tmp_path: Path, ending: str) -> None:
+    for number in range(8):
+        in_colour(tmp_path / "cells" / "ab"[number % 2] / f"c{number}.{ending}", 65535 - 4000 * number)
+        deep(tmp_path / "cells" / "ab"[number % 2] / f"g{number}.{ending}", 65535 - 4000 * number)
+    assert list(brightness(*read(tmp_path / "cells", tmp_path))) == []
+    deep(tmp_path / "cells" / "a" / f"h.{ending}", 240)
+    (warning,) = brightness(*read(tmp_path / "cells", tmp_path))
+    assert "1 picture with 0 to 255" in warning
+    assert "16 pictures with 0 to 65,535" in warning
+    assert list(brightness(*read(converted(warning), tmp_path))) == []
+
+
+def test_pictures_in_colour_that_are_turned_have_their_scale_too(tmp_path: Path) -> None:
+    for number in range(4):
+        turned(tmp_path / "cells" / "ab"[number % 2] / f"{number}.png", 4095 - 9 * number)
+    data, config = read(tmp_path / "cells", tmp_path)
+    assert {*data.misread.values()} == {TURNED}
+    warning = next(brightness(data, config))
+    again, _ = read(converted(warning), tmp_path)
+    assert not again.misread
+    np.testing.assert_allclose(again.images * (15 / 255), data.images, atol=1.5)
 
 
 # Values that are no content
