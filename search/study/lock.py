@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from sqlalchemy import URL, NullPool, create_engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged
 from search.paths import Runs
@@ -39,8 +40,8 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     keeps out other launches with this runs folder.
 
     Yields:
-        A function to call before each write. If a restart of the Postgres server has lost the lock, the function takes
-        it again, or raises HeldError if another process was faster.
+        A function to call before each write. If a restart of the Postgres server or a break of the network has lost the
+        lock, the function takes it again, or raises HeldError if another process was faster.
 
     Raises:
         HeldError: another process owns the study; the message says which one, and since when.
@@ -132,40 +133,95 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         with _file_lock(Path(f"{file.resolve()}.{name}.lock"), name, holder, patience_seconds):
             yield lambda: None  # a file lock cannot be lost while its process lives
         return
-    # Without a pool, because a pool keeps connections open, and the lock lasts as long as its connection.
-    connector = postgres.connector(url, postgres.TURN_STATEMENT_SECONDS)
-    # The lock belongs to the session, so no statement needs a transaction.
-    engine = create_engine(url, poolclass=NullPool, creator=connector, isolation_level="AUTOCOMMIT")
     with storage_errors(url):
-        connection = engine.connect()
-
-    def take(owner: str | None = None) -> None:
-        key = zlib.crc32(f"featherweight:{name}".encode())
-        deadline = time.monotonic() + patience_seconds
-        while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
-            if time.monotonic() >= deadline:
-                connection.close()  # otherwise the next check would take this for a connection with the lock
-                raise HeldError(name, owner or read_holder(holder))
-            time.sleep(0.1)
-
-    def still_owner() -> None:
-        nonlocal connection
-        try:
-            connection.execute(text("SELECT 1"))
-        except SQLAlchemyError:
-            with contextlib.suppress(SQLAlchemyError):
-                connection.close()
-            connection = engine.connect()  # raises while the server is unavailable
-            # Only a launch from another runs folder can be faster, because this process holds its own folder's lock.
-            take("a launch from another runs folder, which was faster")
-
+        lock = _ServerLock(name, url, patience_seconds)
     try:
         with storage_errors(url):
-            take()
-        yield still_owner
+            lock.take(lambda: read_holder(holder))
+        yield lock.check
     finally:
+        lock.release()
+
+
+_OWN_SESSION = """
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (classid::bigint << 32 | objid::bigint) IN (:key, :mark) GROUP BY pid HAVING count(*) = 2
+"""
+"""The session that has both the lock and the mark. A bigint key is shown as two halves."""
+
+
+class _ServerLock:
+    """A study's lock on a Postgres server: an advisory lock, which ends with its session.
+
+    After a break of the network, or with a new address of this machine, the server keeps the old session until its
+    keepalives fail (``postgres.KEEPALIVES``), or longer behind a proxy. So that such a session is known as our own,
+    each one also has a mark: a lock on a random number, which they share.
+    """
+
+    def __init__(self, name: str, url: URL, patience_seconds: float) -> None:
+        self._name, self._patience_seconds = name, patience_seconds
+        self._numbers = {"key": zlib.crc32(f"featherweight:{name}".encode()), "mark": secrets.randbits(62)}
+        # Without a pool, because a pool keeps connections open, and the lock lasts as long as its connection.
+        connector = postgres.connector(url, postgres.TURN_STATEMENT_SECONDS)
+        # The lock belongs to the session, so no statement needs a transaction.
+        self._engine = create_engine(url, poolclass=NullPool, creator=connector, isolation_level="AUTOCOMMIT")
+        self._connection = self._engine.connect()
+
+    def take(self, owner: Callable[[], str]) -> None:
+        """Take the lock.
+
+        Args:
+            owner: returns the name of its other owner, for the message.
+
+        Raises:
+            HeldError: another process has it.
+            OperationalError: an old session of this object has it; it counts as an outage, because it will end.
+        """
+        try:
+            self._ask("SELECT pg_advisory_lock_shared(:mark)")
+            deadline = time.monotonic() + self._patience_seconds
+            while not self._ask("SELECT pg_try_advisory_lock(:key)"):
+                own = self._ask(_OWN_SESSION)
+                if own is not None:
+                    with contextlib.suppress(SQLAlchemyError):  # another role may not; then it ends by itself
+                        self._connection.execute(text("SELECT pg_terminate_backend(:own)"), {"own": own})
+                if time.monotonic() >= deadline:
+                    raise HeldError(self._name, owner()) if own is None else _kept_by_old_session()
+                time.sleep(0.1)
+        except BaseException:
+            self.release()  # otherwise the next check would take this for a connection with the lock
+            raise
+
+    def check(self) -> None:
+        """Check that the lock is still held. If its session has ended, take it again.
+
+        Raises:
+            HeldError, OperationalError: as for ``take``.
+            SQLAlchemyError: the server is unavailable.
+        """
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            self.release()
+            self._connection = self._engine.connect()
+            # Only a launch from another runs folder can be faster, because this process holds its own folder's lock.
+            self.take(lambda: "a launch from another runs folder, which was faster")
+
+    def release(self) -> None:
+        """Close the connection, and with it the session."""
         with contextlib.suppress(SQLAlchemyError):
-            connection.close()
+            self._connection.close()
+
+    def _ask(self, statement: str) -> object:
+        return self._connection.execute(text(statement), self._numbers).scalar()
+
+
+def _kept_by_old_session() -> OperationalError:
+    from psycopg.errors import LockNotAvailable  # in an extra
+
+    reason = LockNotAvailable("the server still keeps a session of this search whose connection has ended")
+    return OperationalError("the study's lock", None, reason)
 
 
 def read_holder(holder: Path) -> str:

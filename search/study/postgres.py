@@ -35,10 +35,23 @@ connection."""
 READ_ONLY = "25006"
 """SQLSTATE of a write to a standby, to a server in recovery, or to one that is set to read-only."""
 
+CONNECTION, DUPLICATE = "08", "23505"
+"""Class of the SQLSTATEs of a connection, and the SQLSTATE of a value that must be unique and is not."""
+
+SEQUENCES = (
+    "the numbers of new rows are taken already, as after a restore of the data alone; set the sequences of all tables "
+    "(setval; docs/troubleshooting.md has the lines for psql)"
+)
+"""The cause and cure of ``is_old_number``."""
+
 CURES = {
     READ_ONLY: "the server accepts no writes now (a standby, or set to read-only); name the primary, or wait for it",
     "53100": "the disk of the server is full; make room there",
     "53300": "the server has no connection left; close others, or raise max_connections",
+    "55P03": "another session holds a lock that is needed (of a table, or this search's own from before a broken "
+    "connection); wait until that ends",
+    "57014": "the server did not finish a statement in time (a locked table, or too much to do), or somebody cancelled "
+    "it; look for the cause in pg_stat_activity",
     "57P01": "the server is shutting down, or it has ended this connection; wait until it accepts connections",
     "57P03": "the server is starting, recovering or shutting down; wait until it is ready",
     "42501": "the role lacks this permission; ask the owner of the database for it (GRANT)",
@@ -75,8 +88,17 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 
 def cure_of(error: BaseException) -> str:
-    """The cause of an error of the driver and its cure, in words."""
-    return CURES.get(sqlstate_of(error) or "", "check host, port, user and password, and that the server runs")
+    """The cause of an error of the driver and its cure, in words; "" for an error of which only its own words tell."""
+    state = sqlstate_of(error)
+    if state is None or state.startswith(CONNECTION):
+        return "check host, port, user and password, and that the server runs"
+    return CURES.get(state, "")
+
+
+def is_old_number(error: BaseException) -> bool:
+    """Whether a new row got the number of another row, because a sequence is behind."""
+    constraint = getattr(getattr(error, "diag", None), "constraint_name", None)
+    return sqlstate_of(error) == DUPLICATE and str(constraint).endswith("_pkey")
 
 
 def arguments(url: URL) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, unquote
@@ -147,6 +148,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
             arguments = {"creator": postgres.connector(url), "pool_pre_ping": True}
             storage = RDBStorage(_plain(url), engine_kwargs=arguments)
             event.listen(storage.engine, "handle_error", _leave_read_only)
+            event.listen(storage.engine, "handle_error", partial(_refuse_old_numbers, url))
             return storage
     if not create and is_missing(file):
         raise StorageError(sentence_if_missing(file))
@@ -220,7 +222,7 @@ def storage_errors(url: URL) -> Iterator[None]:
             cure = cure_if_damaged(log or log_beside(file))
         else:
             cure = "check that it is a database file, and that you may write to it and its folder"
-        raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None
+        raise StorageError("; ".join(filter(None, [f"database {hidden(url)}: {reason}", cure]))) from None
 
 
 def _is_full(folder: Path) -> bool:
@@ -316,6 +318,13 @@ def _leave_read_only(context: ExceptionContext) -> None:
     """Count a refused write as a lost connection, because the next one may lead to a server that accepts writes."""
     if postgres.sqlstate_of(context.original_exception) == postgres.READ_ONLY:
         context.is_disconnect = True
+
+
+def _refuse_old_numbers(url: URL, context: ExceptionContext) -> None:
+    """Raise a StorageError for a row with an old number; Optuna would pass over some of them and lose the row."""
+    if postgres.is_old_number(context.original_exception):
+        reason = str(context.original_exception).splitlines()[0]
+        raise StorageError(f"database {hidden(url)}: {reason}; {postgres.SEQUENCES}")
 
 
 def _plain(url: URL) -> str:

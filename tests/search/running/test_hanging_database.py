@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
 from needed import postgres, required
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import StorageInternalError
 from scripted import EPOCHS, Listener, ScriptedPool, spec_of, states, trains
 from sqlalchemy import URL, NullPool, create_engine, make_url, text
@@ -165,6 +168,9 @@ def test_a_connection_to_a_read_only_server_is_left_for_one_that_may_lead_to_ano
         ("53300", "the server has no connection left", True),
         ("57P01", "the server is shutting down", True),
         ("57P03", "wait until it is ready", True),
+        ("55P03", "another session holds a lock that is needed", True),
+        ("57014", "look for the cause in pg_stat_activity", True),
+        ("08006", "check host, port, user and password", True),
         ("42501", r"ask the owner of the database for it \(GRANT\)", False),
     ],
 )
@@ -177,6 +183,42 @@ def test_each_refusal_of_a_server_has_its_own_cure(url: str, state: str, cure: s
     with pytest.raises(StorageError, match=f"refused; .*{cure}"), storage_errors(parse_url(url)):
         raise raised.value
     engine.dispose()
+
+
+def test_an_error_without_a_cure_of_its_own_is_told_in_the_servers_words_alone(url: str) -> None:
+    engine = open_storage(parse_url(url), create=True).engine
+    for state in ("23505", "23514", "40P01", "42P01", "XX000"):
+        statement = text(f"DO $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$")
+        with pytest.raises(StorageError, match=r": refused$"), storage_errors(parse_url(url)), engine.begin() as one:
+            one.execute(statement)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "write"),
+    [
+        ("trials", "trial_id", lambda study: study.ask()),
+        ("studies", "study_id", lambda study: optuna.create_study(storage=study._storage, study_name="two")),
+        # Optuna itself passes over this one without a word.
+        ("study_user_attributes", "study_user_attribute_id", lambda study: study.set_user_attr("two", 2)),
+        ("trial_params", "param_id", lambda study: study.trials and study.ask({"lr": FloatDistribution(0, 1)})),
+    ],
+)
+def test_rows_without_their_sequences_are_refused_with_lines_that_set_these(
+    url: str, server: Any, table: str, column: str, write: Callable[[optuna.Study], object]
+) -> None:
+    storage = open_storage(parse_url(url), create=True)
+    study = optuna.create_study(storage=storage, study_name="one")
+    study.tell(study.ask({"lr": FloatDistribution(0, 1)}), 1)
+    study.set_user_attr("one", 1)
+    as_admin(url, f"ALTER SEQUENCE {table}_{column}_seq RESTART")
+    with pytest.raises(StorageError, match=f'unique constraint "{table}_pkey"; the numbers of new rows are taken'):
+        write(study)
+    docs = (Path(__file__).parents[3] / "docs/troubleshooting.md").read_text()
+    (lines,) = re.findall(r"```sql\n(.*?)```", docs, re.DOTALL)
+    as_admin(url, lines)
+    write(study)
+    storage.engine.dispose()
 
 
 def test_a_refused_connection_and_a_launch_on_a_read_only_server_are_told_in_one_true_sentence(
