@@ -134,8 +134,28 @@ def _connect(file: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode={mode}", uri=True, timeout=LOG_SECONDS)
 
 
-def only_readable(file: Path) -> str | None:
-    """Why this user may not write to a database, in words; None if nothing forbids it.
+def lock_beside(file: Path, study: str | None = None) -> Path:
+    """The lock file beside a database: that of a study, or by default the one for the time in which it is opened."""
+    return Path(f"{file.resolve()}.{study}.lock" if study else f"{file.resolve()}.lock")
+
+
+def mode_of_locks(file: Path) -> int:
+    """Mode of new lock files beside a database: that of the database, so who may write to it may lock it.
+
+    SQLite does the same for its log.
+    """
+    try:
+        return file.stat().st_mode & 0o666 | 0o600
+    except OSError:
+        return 0o600
+
+
+def only_readable(file: Path, study: str | None = None) -> str | None:
+    """Why this user may not write to a database, in words; None if nothing forbids it. All closed files are named.
+
+    Args:
+        file: the database.
+        study: a study whose lock this user needs, too.
 
     Raises:
         StorageError: this user may not read it either.
@@ -150,31 +170,36 @@ def only_readable(file: Path) -> str | None:
     for path in (real, *beside):
         if not os.access(path, os.R_OK, effective_ids=True) and path.exists():
             raise StorageError(_unreadable(file, path))
-    for path in (real, *beside, Path(f"{real}.lock"), real.parent):
-        if not os.access(path, os.W_OK, effective_ids=True) and path.exists():
-            return _whose(path)
-    return None
+    needed = [real, *beside, lock_beside(real), *([lock_beside(real, study)] if study else []), real.parent]
+    closed = [path for path in needed if not os.access(path, os.W_OK, effective_ids=True) and path.exists()]
+    if not closed:
+        return None
+    return whose(closed[0]) if _is_read_only(closed[0]) else ", ".join(map(whose, closed))
 
 
 def unwritable(file: Path, why: str) -> str:
     """The sentence about a database to which this user may not write, see ``only_readable``."""
     return (
-        f"database {file} cannot be written: {why}; copy the runs folder and name the copy with --runs, or get the "
-        "right to write there (search status, studies and report only read it)"
+        f"database {file} cannot be written: {why}; get the right to write there, or copy the folder and name the copy "
+        "with --runs or --storage (search status, studies and report only read it)"
     )
 
 
 def _unreadable(file: Path, path: Path) -> str:
-    return f"database {file} cannot be read: {_whose(path)}; get the right to read it, or use another --runs folder"
+    return f"database {file} cannot be read: {whose(path)}; get the right to read it, or use another --runs folder"
 
 
-def _whose(path: Path) -> str:
+def whose(path: Path) -> str:
     """Why a file or folder is closed to this user: "runs/search.db belongs to USER (mode 0600)"."""
     found = path.stat()
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
+    if _is_read_only(path):
         return f"{path} is on a read-only disk"
     try:
         owner = path.owner()
     except KeyError:  # a user of another machine
         owner = f"user {found.st_uid}"
     return f"{path} belongs to {owner} (mode {stat.S_IMODE(found.st_mode):04o})"
+
+
+def _is_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

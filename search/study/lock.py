@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -21,7 +22,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from search.errors import HeldError, StorageError, StudyChanged
 from search.paths import Runs
 from search.study import postgres
-from search.study.file import empty_log
+from search.study.file import empty_log, lock_beside, mode_of_locks, only_readable, unwritable, whose
 from search.study.storage import STORAGE_FAILURES, open_storage, sqlite_file, storage_errors
 from search.study.study import other_person_in_database
 from trainer.errors import DiskError, no_room
@@ -64,10 +65,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
         except OSError as error:
             if full := no_room(error, runs.root):
                 raise full from error
-            raise StorageError(
-                f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
-                "choose another --runs folder"
-            ) from error
+            raise StorageError(_unwritable(error, name, url, runs)) from error
         tidy = True
         try:
             yield still_owner
@@ -79,6 +77,17 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
                 _tidy(url)
             if read_holder(holder) == owner:  # else another process owns the study by now
                 holder.unlink(missing_ok=True)
+
+
+def _unwritable(error: OSError, name: str, url: URL, runs: Runs) -> str:
+    """The sentence about a file that this user cannot write: beside the database, or in the runs folder."""
+    file, path = sqlite_file(url), Path(error.filename or runs.root)
+    reason = error.strerror or str(error)
+    if file is not None and path == lock_beside(file, name):
+        return unwritable(file, only_readable(file, name) or f"{path}: {reason}")
+    if error.errno in (errno.EACCES, errno.EPERM) and path.exists():
+        reason = whose(path)
+    return f"{path} cannot be written: {reason}; choose another --runs folder"
 
 
 def _tidy(url: URL) -> None:
@@ -114,8 +123,8 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
 
 
 @contextlib.contextmanager
-def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float) -> Iterator[None]:
-    lock = FileLock(file)
+def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float, mode: int | None = None) -> Iterator[None]:
+    lock = FileLock(file) if mode is None else FileLock(file, mode=mode)
     try:
         lock.acquire(timeout=patience_seconds)
     except Timeout:
@@ -130,7 +139,7 @@ def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float) -> 
 def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[Callable[[], None]]:
     file = sqlite_file(url)
     if file is not None:
-        with _file_lock(Path(f"{file.resolve()}.{name}.lock"), name, holder, patience_seconds):
+        with _file_lock(lock_beside(file, name), name, holder, patience_seconds, mode_of_locks(file)):
             yield lambda: None  # a file lock cannot be lost while its process lives
         return
     with storage_errors(url):

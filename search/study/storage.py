@@ -36,7 +36,9 @@ from search.study.file import (
     check_not_emptied,
     cure_if_damaged,
     is_missing,
+    lock_beside,
     log_beside,
+    mode_of_locks,
     only_readable,
     sentence_if_missing,
     unwritable,
@@ -154,7 +156,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         raise StorageError(sentence_if_missing(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file.resolve()}.lock"), storage_errors(url):
+        with FileLock(lock_beside(file), mode=mode_of_locks(file)), storage_errors(url):
             if file.is_file() and file.stat().st_nlink > 1:
                 raise StorageError(
                     f"database {file} has another name too (a hard link), and SQLite would not notice that it is open "

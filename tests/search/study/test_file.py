@@ -116,10 +116,86 @@ def test_a_database_that_may_only_be_read_is_shown_and_a_write_is_one_sentence(
         sentence = refused(folder)
         (found,) = list_studies(url_of(folder), Runs(folder))
         snapshot, held_by = read_snapshot("scripted", url_of(folder), Runs(folder))
-    assert f"cannot be written: {path} belongs to {path.owner()} (mode {mode}); copy the runs folder" in sentence
+    assert f"cannot be written: {path} belongs to {path.owner()} (mode {mode})" in sentence
+    assert "; get the right to write there, or copy the folder and name the copy with --runs or --storage (" in sentence
     assert (found.name, found.finished, found.state, held_by) == ("scripted", 2, "finished", None)
     assert len(snapshot.finished) == 2
     assert (folder / "search.db").read_bytes() == before
+
+
+def test_all_files_that_a_group_lacks_are_named_at_once(folder: Path) -> None:
+    for name in ("search.db", "search.db-shm"):
+        (folder / name).chmod(0o666)
+    user, closed = folder.owner(), {"search.db-wal": "0644", "search.db.lock": "0644", "": "0755"}
+    (folder / "search.db-wal").chmod(0o644)
+    (folder / "search.db.lock").chmod(0o644)
+    words = ", ".join(f"{folder / name} belongs to {user} (mode {mode})" for name, mode in closed.items())
+    with without_rights():
+        assert f"cannot be written: {words}; get the right" in refused(folder)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_lock_beside_the_database_that_this_user_cannot_write_is_named_and_no_other_runs_folder(
+    folder: Path, there: bool
+) -> None:
+    for file in folder.glob("search.db*"):
+        file.chmod(0o666)
+    lock = folder / "search.db.scripted.lock"
+    closed = lock if there else folder
+    if there:
+        folder.chmod(0o777)
+        lock.chmod(0o644)
+    else:
+        lock.unlink()
+    mode = f"{closed.stat().st_mode & 0o7777:04o}"
+    sentence = (
+        f"database {folder}/search.db cannot be written: {closed} belongs to {closed.owner()} (mode {mode}); get the "
+        "right to write there, or copy the folder and name the copy with --runs or --storage"
+    )
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as own:
+        Path(own).chmod(0o777)
+        with without_rights():
+            with (
+                pytest.raises(StorageError, match=re.escape(sentence)),
+                own_study("scripted", url_of(folder), Runs(Path(own))),
+            ):
+                pass
+            shutil.rmtree(Path(own) / "studies")
+
+
+def test_a_folder_of_another_in_place_of_the_runs_folder_is_named_with_its_owner(folder: Path) -> None:
+    closed = Runs(folder).studies
+    for path in (folder, *folder.glob("search.db*")):
+        path.chmod(0o777)
+    sentence = f"{closed}/new cannot be written: Permission denied; choose another --runs folder"
+    with without_rights(), pytest.raises(StorageError, match=sentence), own_study("new", url_of(folder), Runs(folder)):
+        pass
+    lock = Runs(folder).lock("scripted")
+    lock.touch()
+    lock.chmod(0o644)
+    sentence = (
+        rf"{lock} cannot be written: {lock} belongs to {lock.owner()} \(mode 0644\); choose another --runs folder"
+    )
+    with (
+        without_rights(),
+        pytest.raises(StorageError, match=sentence),
+        own_study("scripted", url_of(folder), Runs(folder)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o664])
+def test_whoever_may_write_to_the_database_may_lock_it(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "search.db").touch()
+    (tmp_path / "search.db").chmod(mode)
+    before = os.umask(0o022)
+    try:
+        with own_study("one", url_of(tmp_path), Runs(tmp_path / "runs")):
+            open_storage(url_of(tmp_path), create=True).engine.dispose()
+    finally:
+        os.umask(before)
+    found = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("search.db*")}
+    assert found == dict.fromkeys(["search.db", "search.db.lock", "search.db.one.lock"], mode)
 
 
 def test_an_archive_that_sqlite_cannot_read_without_writing_is_refused_with_the_cure(folder: Path) -> None:
