@@ -183,7 +183,7 @@ PROMISES = {
         "test_a_lock_lost_in_a_restart_is_taken_again",
         "test_an_export_trains_on_while_the_database_is_away_and_records_everything_once",
     ],
-    "the network breaks or this machine gets another address": [
+    "this machine gets another address": [
         "test_after_a_break_of_the_network_a_search_takes_its_lock_from_its_old_session",
         "test_while_its_old_session_keeps_the_lock_a_search_waits_as_in_any_outage",
         "test_a_launch_that_was_faster_after_a_break_of_the_network_is_told_from_the_old_session",
