@@ -50,6 +50,7 @@ classes       which values of a column may be classes
 one_hot       label tables with a column for each class
 text_lists    lists of pictures and their classes in text files
 other_labels  labels that are not read, because they are in other files than tables or in the names of pictures
+matlab        files of MATLAB that may have the labels
 pixels        tables with the pixels of pictures in their cells
 shards        numbered folders of WebDataset, and files with the class of each picture beside it
 contest       label tables that a folder has and the study file does not name

@@ -29,6 +29,7 @@ __all__ = [
     "encoding_of",
     "files_around",
     "form_of",
+    "lists_pictures",
     "naming_column",
     "read_lines",
     "separator_of",
@@ -360,3 +361,15 @@ def naming_column(rows: Sequence[Sequence[str]], index: FileIndex) -> int | None
         if 2 * sum(number < len(row) and bool(index.find(row[number])) for row in some) > len(some):
             return number
     return None
+
+
+def lists_pictures(file: File, index: FileIndex) -> bool:
+    """Whether the lines of a text file (.txt) name pictures, each with something else: a class, or other numbers."""
+    if not file.name.lower().endswith(".txt"):
+        return False
+    try:
+        with file.path.open(encoding=encoding_of(file.path)) as text:
+            rows = [re.split(r"[,;\s]+", line.strip()) for line in islice(text, 100) if line.strip()]
+    except (OSError, ValueError):
+        return False
+    return all(len(row) > 1 for row in rows) and naming_column(rows, index) is not None

@@ -16,7 +16,17 @@ from pathlib import Path
 from trainer.classes import are_measured, combined, decimals_in
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
-from trainer.file_index import FileIndex, composed, corrected, form_of, naming_column, read_lines, tables_in
+from trainer.file_index import (
+    FileIndex,
+    composed,
+    corrected,
+    files_around,
+    form_of,
+    lists_pictures,
+    naming_column,
+    read_lines,
+    tables_in,
+)
 from trainer.one_hot import about_one_hot, columns_of_classes
 from trainer.pixels import about_pixels
 from trainer.split_names import split_of
@@ -159,6 +169,7 @@ def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Label
             )
         nearly, line = _near_miss(lost, files) if len(lost) > len(found) else ("", "")
         raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}{line}")
+    others += [file for file in files_around(tree) if file.name.lower().endswith(".txt")]
     notices += _passed_over(unlabelled, elsewhere, root, others, config, {one.label for one, _ in found.values()})
     return Labels([one for one, _ in found.values()], missing, notices)
 
@@ -225,7 +236,11 @@ def _passed_over(
         near = sorted(others, key=lambda one: not f"{folder}/".startswith(f"{one.name.rpartition('/')[0]}/"))
         is_test = config.test_labels is None and "test" in map(split_of, folder.split("/"))
         asked = [config.columns or Columns()] + [Columns()] * (config.columns is not None and not is_test)
-        tables = ((one.name, _labels_in(one, asked, index)) for one in near if what == "no row")
+        tables = (
+            (one.name, _labels_in(one, asked, index))
+            for one in near
+            if what == "no row" and not one.name.lower().endswith(".txt")
+        )
         table, labels = next(((name, labels) for name, labels in tables if labels), ("", set()))
         if further := sorted(labels - classes):
             then = f"the table {table} names them, and is not used; {config.labels} has no picture of {further[0]}"
@@ -234,6 +249,13 @@ def _passed_over(
             if is_test:
                 cure = f"set data.test_labels = {json.dumps(table, ensure_ascii=False)}"
             then = f"the table {table} names them, and is not used; to use it, {cure}"
+        elif lists := [one.name for one in near if what == "no row" and lists_pictures(one, index)][:3]:
+            name, them = (" and ".join(lists), "they are") if lists[1:] else (lists[0], "it is")
+            then = (
+                f"they are in {name}, and {them} not used; if {'those lists have' if lists[1:] else 'that list has'} "
+                f"classes, add the lines to {config.labels}, with a column split that says train, val or test in each "
+                "row"
+            )
         else:
             then = (
                 "unlabelled, so not used; an exported model classifies them: search predict EXPORT "

@@ -12,6 +12,7 @@ from pathlib import Path
 from trainer.classes import may_be_classes
 from trainer.errors import DataError
 from trainer.file_index import FileIndex, files_around, naming_column, read_lines, tables_in
+from trainer.matlab import about_matlab
 from trainer.pixels import about_pixels
 from trainer.split_names import split_of
 from trainer.text_lists import about_lists
@@ -106,11 +107,15 @@ def classes_elsewhere(tree: Folder, root: Path) -> str | None:
     are_alone = folders and all(split_of(one.base) for one in folders[1:])
     if are_alone and (told := _about_names(folders[0], root)):
         return told
-    packed = [file for file in files_around(tree) if ARCHIVE.fullmatch(file.base)]
-    if packed:
+    if folders and (told := about_matlab(tree, root)):
+        return told
+    extracted = {part.lower() for folder in folders for part in folder.name.split("/")}
+    archives = [(file, found[1].lower()) for file in files_around(tree) if (found := ARCHIVE.fullmatch(file.base))]
+    if packed := [file for file, stem in archives if stem not in extracted]:
         more = f", and {len(packed) - 1} more" if packed[1:] else ""
         them = "them" if packed[1:] else "it"
-        return f"archives are not read ({packed[0].name}{more}); if the pictures are in {them}, extract {them}"
+        what = "classes or splits" if folders else "the pictures"
+        return f"archives are not read ({packed[0].name}{more}); if {what} are in {them}, extract {them}"
     if folders:
         return None
     endings = Counter(ending for file in tree.walk() if (ending := file.path.suffix.lower()) not in TEXT_ENDINGS)

@@ -26,7 +26,7 @@ from trainer.layout import Layout, read_layout
 from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
 from trainer.shards import labels_beside
 from trainer.tree import NOW, File, Folder, Reading, read_tree
-from trainer.unclear import EXPECTED_LAYOUT, describes_objects, names_of, option_for
+from trainer.unclear import EXPECTED_LABELS, describes_objects, names_of, option_for
 
 __all__ = [
     *("LOOK_ALIKES", "VARIATIONS", "Listing", "Picture", "Source", "folded", "scan", "scan_folder"),
@@ -177,7 +177,7 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
         one = f"{root}: there is one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
         told = _about_labels(suggestion, tree, root)
         if told:  # else the files are read first, so that all problems are told at once
-            raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
+            raise DataError(f"{one}; expected is {EXPECTED_LABELS}\n{told}")
     doubt = _doubt(suggestion, layout)
     notices += [*filter(None, [doubt]), *_about_tables(suggestion, layout, tree, root)]
     raw = _raw_beside_pictures(layout)
@@ -366,6 +366,10 @@ def read_file(path: Path) -> bytes:
             raise DataError("is not a regular file")
         content = path.read_bytes()
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            target = str(path.readlink())
+            annex = "; git annex get fetches its content" if ".git/annex/" in target else ""
+            raise DataError(f"is a broken link, to {target}{annex}") from None
         raise DataError(f"cannot be opened ({error.strerror})") from None
     if not content:
         raise DataError("is empty (0 bytes)")

@@ -263,14 +263,14 @@ def _of_one_set(one: _List, lists: Sequence[_List]) -> Sequence[_List]:
     of the splits, they name other pictures, and they have no other classes. For another list, this list alone."""
     if one.split != "train":
         return [one]
-    name = rest_of(one.file.name.rpartition(".")[0])
+    name = _without_splits(one.file)
     found = [one]
     for split in ("val", "test"):
         for other in lists:
             pictures = {name for list_ in found for name, _ in list_.rows}
             if (
                 other.split == split
-                and rest_of(other.file.name.rpartition(".")[0]) == name
+                and _without_splits(other.file) == name
                 and (other.separator, other.number, other.parts) == (one.separator, one.number, one.parts)
                 and {label for _, label in other.rows} <= {label for _, label in one.rows}
                 and pictures.isdisjoint(name for name, _ in other.rows)
@@ -278,6 +278,11 @@ def _of_one_set(one: _List, lists: Sequence[_List]) -> Sequence[_List]:
                 found.append(other)
                 break
     return found
+
+
+def _without_splits(file: File) -> str:
+    """The path of a file without its ending and without the words of splits."""
+    return "/".join(filter(None, map(rest_of, file.name.rpartition(".")[0].split("/"))))
 
 
 def _about_columns(one: _List, found: str) -> str | None:

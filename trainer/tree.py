@@ -81,6 +81,7 @@ PICTURE_ENDINGS = (
 TEXT_ENDINGS = (
     *(".txt", ".csv", ".tsv", ".xml", ".json", ".jsonl", ".md", ".htm", ".html", ".yaml", ".yml", ".log"),
     *(".mat", ".pts"),
+    *(".aae", ".dop", ".pp3", ".thm", ".xmp"),  # side cars: cameras and photo programs write them beside pictures
 )
 """Endings of texts and annotations, as data sets have them beside pictures. In a class folder, they are not used."""
 

@@ -231,3 +231,27 @@ def test_awkward_pictures_fail_with_all_bad_files_at_once_or_are_skipped(tmp_pat
         "tulip/p_i_trns.png",
     ):
         assert data.images[data.names.index(f"train/{name}")].std() > 10, name
+
+
+def test_side_cars_of_cameras_are_counted_and_not_used(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "phone", {"cat": 3, "dog": 3})
+    for name in ("cat/000.XMP", "cat/000.png.xmp", "dog/000.AAE", "dog/000.png.pp3"):
+        (root / name).write_text("x")
+    (root / "dog/000.thm").write_bytes((root / "dog/000.png").read_bytes())
+    data = prepare(root, tmp_path)
+    assert len(data.names) == 6
+    assert data.notices == (
+        "dog/000.AAE is not used, because no picture ends in .aae",
+        "dog/000.png.pp3 is not used, because no picture ends in .pp3",
+        "dog/000.thm is not used, because no picture ends in .thm",
+        "2 files are not used, because no picture ends in .xmp, the first: cat/000.XMP",
+    )
+
+
+def test_broken_links_say_where_they_lead(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "annex", {"cat": 3, "dog": 3})
+    (root / "cat/003.png").symlink_to("../.git/annex/objects/x.png")
+    (root / "cat/004.png").symlink_to("../gone.png")
+    message = problems_of(root, tmp_path)
+    assert "cat/003.png: is a broken link, to ../.git/annex/objects/x.png; git annex get fetches its content" in message
+    assert message.endswith("cat/004.png: is a broken link, to ../gone.png")

@@ -330,7 +330,7 @@ def test_a_scan_opens_no_file_and_follows_links_but_not_in_circles(tmp_path: Pat
                 picture.load()
             reasons[picture.name] = str(error.value)
     assert reasons == {
-        "cat/nowhere.png": "cannot be opened (No such file or directory)",
+        "cat/nowhere.png": f"is a broken link, to {tmp_path / 'gone.png'}",
         "dog/pipe.png": "is not a regular file",
     }
 

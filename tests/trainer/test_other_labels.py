@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from folders import make_folder, names_in, prepare, problems_of
 from printed_lines import line_in, run_line, unknown_names
+from scipy.io import savemat
 
 
 @pytest.mark.parametrize("inside", ["", "data/"])
@@ -99,7 +101,7 @@ def test_tables_without_names_of_columns_and_lists_with_spaces_are_named(tmp_pat
         ("all.json", b'[{"data": {"image": "000.png"}, "annotations": []}]', "export it from Label Studio as CSV"),
         ("people.json", b'[{"name": "Ann"}, 3]', ""),
         ("sizes.json", b'{"000.png": 1, "001.png": 2, "002": 3, "003": 4}', ""),
-        ("data.zip", b"PK\x03\x04", "archives are not read (data.zip); if the pictures are in it, extract it"),
+        ("data.zip", b"PK\x03\x04", "archives are not read (data.zip); if classes or splits are in it, extract it"),
         ("captions.csv", b"file,caption\n000,a cat\n001,a dog\n002,cats\n003,dogs\n004,a fox\n", ""),
     ],
 )
@@ -215,3 +217,49 @@ def test_pictures_without_known_endings_are_pictures_beside_spreadsheets_and_arc
     for name in ("notes.xlsx", "data.zip"):
         (root / name).write_bytes(b"PK\x03\x04")
     assert len(prepare(root, tmp_path).names) == 6
+
+
+def test_archives_that_were_extracted_are_not_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "letters", {"images_background/Korean": 3, "images_background/Greek": 3})
+    make_folder(root, {"images_evaluation/Tibetan": 3})
+    for name in ("images_background.zip", "images_evaluation.tar.gz"):
+        (root / name).write_bytes(b"x")
+    assert "archives are" not in problems_of(root, tmp_path)
+    (root / "more.zip").write_bytes(b"x")
+    assert "\narchives are not read (more.zip); if classes or splits are in it, extract it" in problems_of(
+        root, tmp_path
+    )
+
+
+def flowers(tmp_path: Path) -> Path:
+    root = make_folder(tmp_path / "flowers", {"jpg": 12})
+    for n, file in enumerate(sorted(root.rglob("*.png")), 1):
+        file.rename(file.with_name(f"image_{n:05}.png"))
+    (root / "102flowers.tgz").write_bytes(b"x")
+    numbers = np.arange(1, 13)
+    savemat(root / "imagelabels.mat", {"labels": np.array([(numbers % 3).astype(np.uint8)])})
+    savemat(root / "setid.mat", {"trnid": [numbers[6:]], "valid": [numbers[:3]], "tstid": [numbers[3:6]]})
+    return root
+
+
+def test_the_line_for_the_files_of_flowers_makes_a_table_with_their_splits(tmp_path: Path) -> None:
+    root = flowers(tmp_path)
+    told = problems_of(root, tmp_path)
+    assert "there is one class, jpg, to train on" in told
+    assert ", or a table of labels (data.labels)\nimagelabels.mat, setid.mat may have the labels, and only CSV" in told
+    run_line(told)
+    data = prepare(root, tmp_path, labels="labels.csv")
+    assert {split: len(found) for split, found in data.splits.items()} == {"train": 6, "val": 3, "test": 3}
+    assert [data.class_names[label] for label in data.labels] == [str(n % 3) for n in range(1, 13)]
+
+
+@pytest.mark.parametrize("change", ["a picture is missing", "not a file of MATLAB"])
+def test_other_files_of_matlab_are_named_without_a_line(tmp_path: Path, change: str) -> None:
+    root = flowers(tmp_path)
+    if change == "a picture is missing":
+        (root / "jpg/image_00007.png").unlink()
+    else:
+        (root / "setid.mat").write_bytes(b"x")
+    told = problems_of(root, tmp_path)
+    assert "imagelabels.mat, setid.mat may have the labels, and only CSV and TSV tables are read; scipy.io" in told
+    assert "import" not in told

@@ -182,3 +182,26 @@ def test_lists_of_splits_that_share_pictures_or_have_other_classes_are_not_joine
     write(root, "val.txt", [f"{i:03} {'ab'[i % 2]}" for i in range(7, 10)])
     write(root, "test.txt", [f"{i:03} -1" for i in range(10, 12)])
     assert 'data.labels = "train.csv"' in problems_of(root, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels/{}.txt", "lists/one-indexed-{}.txt", "clipart_{}.txt"])
+def test_lists_of_splits_in_a_folder_are_joined_and_a_table_of_one_is_told_of_the_others(
+    tmp_path: Path, name: str
+) -> None:
+    root = make_folder(tmp_path / "pages", {f"images/{i}": 1 for i in range(12)})
+    for split, numbers in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 12))):
+        write(root, name.format(split), [f"{i}/000.png {i % 3}" for i in numbers])
+    (root / "table.csv").write_text("file,label\n" + "".join(f"images/{i}/000.png,{i % 3}\n" for i in range(6)))
+    (notice,) = prepare(root, tmp_path, labels="table.csv", stratified=False).notices
+    both = " and ".join(sorted(map(name.format, ("test", "val"))))
+    assert notice == (
+        f"6 pictures have no row, the first: images/10/000.png; they are in {both}, and they are not used; if those "
+        "lists have classes, add the lines to table.csv, with a column split that says train, val or test in each row"
+    )
+    (root / "table.csv").unlink()
+    for part in (root / "images").iterdir():  # else the folders are taken for classes
+        (part / "000.png").rename(root / "images" / f"{part.name}.png")
+    for file in root.rglob("*.txt"):
+        file.write_text(file.read_text().replace("/000.png", ".png"))
+    data = followed(root, tmp_path)
+    assert {split: len(found) for split, found in data.splits.items()} == {"train": 6, "val": 3, "test": 3}
