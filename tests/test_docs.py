@@ -274,7 +274,7 @@ PROMISES = {
         "test_the_recipe_of_a_proxy_shows_and_edits_studies_for_those_with_the_token",
     ],
     "another user left": ["test_what_another_user_left_in_its_place_blocks_nobody_and_is_named"],
-    "the network": [
+    "network access": [
         "test_a_check_does_not_use_the_network",
         "test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to",
     ],
