@@ -179,7 +179,7 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LABELS}\n{told}")
     doubt = _doubt(suggestion, layout)
-    notices += [*filter(None, [doubt]), *_about_tables(suggestion, layout, tree, root)]
+    notices += [doubt] if doubt else _about_tables(suggestion, layout, tree, root)
     raw = _raw_beside_pictures(layout)
     notices += _about_raw(raw)
     beside = [file for _, part in layout.parts for folder in part.folders for file in folder.walk() if file.is_text]
