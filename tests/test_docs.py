@@ -194,6 +194,9 @@ PROMISES = {
         "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
         "test_no_signal_waits_for_a_call_that_never_comes_back",
     ],
+    "a table is locked, or the Postgres server hangs, while the dashboard": [
+        "test_while_a_table_is_held_requests_get_the_reason_soon_and_others_are_answered",
+    ],
     "a Postgres server turns read-only": [
         "test_while_the_server_is_read_only_training_goes_on_and_nothing_is_lost_or_doubled",
         "test_a_connection_to_a_read_only_server_is_left_for_one_that_may_lead_to_another_server",

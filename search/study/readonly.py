@@ -4,6 +4,7 @@ users who may not write to it."""
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,14 +12,19 @@ from urllib.parse import quote
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import event
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search.errors import StorageError
+from search.study import postgres
 from search.study.file import check_not_emptied, is_missing, only_readable
 from search.study.storage import open_storage, parse_url, sqlite_file
 
 CONNECT_TIMEOUT_SECONDS = 5  # to users, a page that takes longer seems broken
+
+PAGE_STATEMENT_SECONDS = 10
+"""Longest time for a statement of a page on a Postgres server; for its locks, ``postgres.TURN_LOCK_SECONDS``."""
 
 
 class NotReadyError(Exception):
@@ -27,36 +33,41 @@ class NotReadyError(Exception):
 
 class Database:
     """Opens connections to a database; they can only read it, unless ``writable``. With ``once``, they are for a
-    command that reads once, which may also read an archive.
+    command that reads once, which may also read an archive. With ``hurried``, no statement waits long for a Postgres
+    server, because a browser waits for the answer.
 
     Its messages about Postgres name neither host nor database: if the password in a URL has an unescaped `@` or `/`,
     pieces of the password are parsed as host and database.
     """
 
-    def __init__(self, storage_url: str, *, writable: bool = False, once: bool = False) -> None:
+    def __init__(self, storage_url: str, *, writable: bool = False, once: bool = False, hurried: bool = False) -> None:
         self.writable = writable
+        self._failed = threading.local()
         url = self.asked = parse_url(storage_url)
         file = sqlite_file(url)
         self.path = file and file.absolute()
-        connect_args: dict[str, Any]
         if self.path is not None:
             self.name = str(self.path)
             # Quoted for SQLite's own URI, so that a ? or # in a folder's name has no special meaning.
             mode = "rw" if writable else "ro"  # both refuse to create a file
             query = {"mode": mode, "uri": "true"} | (_as_archive(self.path) if once else {})
             url = URL.create("sqlite", database=f"file:{quote(self.name)}", query=query)
-            connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
+            how: dict[str, Any] = {"connect_args": {"timeout": CONNECT_TIMEOUT_SECONDS}}
         else:
             self.name = "The Postgres database"
             # The last of two equal options counts, so the user's own options come first.
             read_only = "off" if writable else "on"
-            options = f"{url.query.get('options', '')} -c default_transaction_read_only={read_only} -c timezone=UTC"
-            connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
+            options = f"{url.query.get('options', '')} -c default_transaction_read_only={read_only}"
+            seconds = PAGE_STATEMENT_SECONDS if hurried else postgres.STATEMENT_SECONDS
+            if hurried:
+                options += f" -c statement_timeout={1000 * seconds} -c lock_timeout={1000 * postgres.TURN_LOCK_SECONDS}"
+            limited = url.update_query_dict({"options": options.strip()})
+            how = {"creator": postgres.connector(limited, seconds)}
         # RDBStorage fills the text with str.format; rendering quotes the braces of a password or a path.
         self.url = url.render_as_string(hide_password=False)
         # No pool: a connection kept open would go on reading a file that was deleted, or would not work after
         # a restart of Postgres. A page needs a few connections every ten seconds.
-        self.engine_arguments = {"poolclass": sqlalchemy.NullPool, "connect_args": connect_args}
+        self.engine_arguments = {"poolclass": sqlalchemy.NullPool, **how}
         self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
 
     def identity(self) -> tuple[int, int] | None:
@@ -79,21 +90,41 @@ class Database:
         if not has_tables:
             raise NotReadyError(f"{self.name} has no study yet.")
         try:
-            return RDBStorage(self.url, engine_kwargs=dict(self.engine_arguments), skip_table_creation=True)
+            storage = RDBStorage(self.url, engine_kwargs=dict(self.engine_arguments), skip_table_creation=True)
         except RuntimeError:
             raise NotReadyError(
                 f"{self.name} was written by another version of Optuna; install the version that wrote it, "
                 "or run `optuna storage upgrade`."
             ) from None
-        except (SQLAlchemyError, StorageInternalError):
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if self.path is None and isinstance(error.__cause__ or error, OperationalError):
+                raise self.unreadable(error) from None
             # A writer has created that table but not filled it yet. Optuna would fill it, but cannot write here.
             raise NotReadyError(f"{self.name} is being created.") from None
+        event.listen(storage.engine, "handle_error", self._note_failure)
+        return storage
+
+    def _note_failure(self, context: ExceptionContext) -> None:
+        self._failed.error = context.sqlalchemy_exception or context.original_exception
+
+    def has_failed(self) -> bool:
+        """Whether an opened storage has failed in this thread, and ``failure`` was not called since."""
+        return hasattr(self._failed, "error")
+
+    def failure(self) -> BaseException | None:
+        """The last failure of an opened storage in this thread, since this function was called; None if there was
+        none. optuna-dashboard catches these failures."""
+        failed: BaseException | None = self._failed.__dict__.pop("error", None)
+        return failed
 
     def unreadable(self, error: Exception) -> NotReadyError:
         """The error for a database that exists but does not answer."""
-        if self.path is None:
-            return NotReadyError(f"{self.name} does not answer, or refuses this user.")
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        if self.path is None:
+            state = postgres.sqlstate_of(getattr(cause, "orig", None) or error)
+            if state in postgres.CURES and state not in postgres.REFUSALS:
+                return NotReadyError(f"{self.name} cannot be read now: {postgres.CURES[state]}.")
+            return NotReadyError(f"{self.name} does not answer, or refuses this user.")
         return NotReadyError(f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'}).")
 
 

@@ -226,6 +226,8 @@ def _serve(app: DashboardGate, listener: socket.socket, *, edits: bool, announce
 
     # Waitress warns when many requests arrive at once. Each page that is opened sends many, so the warning is useless.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # What the database refuses is in the answer; a traceback for each request would fill the terminal.
+    logging.getLogger("optuna_dashboard._bottle_util").addFilter(app.hears)
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     connections: dict[int, wasyncore.dispatcher] = {}
     port = str(listener.getsockname()[1])

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hmac
 import html
 import json
+import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,6 +26,7 @@ from optuna.exceptions import StorageInternalError
 from optuna_dashboard import wsgi
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.errors import StorageError
 from search.paths import Runs
 from search.study.lock import owner_of
 from search.study.readonly import Database, NotReadyError
@@ -35,6 +38,9 @@ PROXY_HEADERS = ("HTTP_X_FORWARDED", "HTTP_X_REAL_IP", "HTTP_FORWARDED", "HTTP_V
 """Prefixes of the headers that only a proxy adds, in WSGI's spelling."""
 
 RETRY_SECONDS = 3  # time between two requests of the waiting page
+
+SLOW_SECONDS = 0.5
+"""A failure of the database that takes longer than this is not waited for by each request."""
 
 # SAMEORIGIN and not DENY, because the dashboard shows its own artifact pages in frames.
 SECURITY_HEADERS = (
@@ -95,8 +101,12 @@ def build_app(
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
     """
-    database = Database(storage_url, writable=edits)
+    database = Database(storage_url, writable=edits, hurried=True)
     return DashboardGate(database, allowed_hosts, runs=runs, token=token, origin=origin)
+
+
+class _Hanging(NotReadyError):
+    """The database has just made a request wait in vain."""
 
 
 class DashboardGate:
@@ -122,6 +132,8 @@ class DashboardGate:
         self._token = token
         self._origin = origin
         self._lock = threading.Lock()
+        self._hangs = (0.0, "")
+        """The time until which requests to the database get the sentence at once."""
         self._mounted: WSGIApplication | None = None
         self._mounted_for: tuple[int, int] | None = None
 
@@ -180,20 +192,58 @@ class DashboardGate:
         environ["wsgi.url_scheme"], _, environ["HTTP_HOST"] = origin.partition("://")
         # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")
+        begun = time.monotonic()
         try:
+            if path.startswith("/api/"):
+                self._raise_if_it_hangs()
             if environ["REQUEST_METHOD"] not in ("GET", "HEAD") and (owned := self._owned()) is not None:
                 sentence = f"{owned}, its only writer; change studies when it has stopped (search stop)."
                 return _answer(environ, start, "409 Conflict", sentence)
-            return self.mounted()(environ, start)
+            return self._show(environ, start)
         except ArtifactNotFound:
             return _answer(environ, start, "404 Not Found", "The study has this artifact, but its file is missing.")
+        except _Hanging as error:
+            sentence = str(error)
         except NotReadyError as error:
             self._mounted = None  # a new database often has the old one's inode, and would count as the same file
             sentence = str(error)
-        except (SQLAlchemyError, StorageInternalError) as error:
+        except (SQLAlchemyError, StorageInternalError, StorageError) as error:
             sentence = str(self._database.unreadable(error))
+        self._note_wait(begun, sentence)
         retry = ("Retry-After", str(RETRY_SECONDS))
         return _answer(environ, start, "503 Service Unavailable", sentence, retry)
+
+    def _show(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """optuna-dashboard's answer. If it made a 500 of a failure of the database, raise that instead."""
+        answers: list[Any] = []
+
+        def wait(*answer: Any) -> Callable[[bytes], object]:
+            answers[:] = answer
+            return lambda _: None
+
+        mounted = self.mounted()
+        self._database.failure()  # of an earlier request
+        chunks = mounted(environ, wait)
+        failure = self._database.failure()
+        if failure is not None and answers[0].startswith("500"):
+            raise failure
+        start(*answers)
+        return chunks
+
+    def hears(self, _record: logging.LogRecord) -> bool:
+        """Whether a log record of this thread is shown: not one about the database, whose failure is the answer."""
+        return not self._database.has_failed()
+
+    def _note_wait(self, begun: float, sentence: str) -> None:
+        """If a request failed only after a wait, let those of the next seconds fail at once: waiting requests occupy
+        the threads, and others are not answered then."""
+        if time.monotonic() - begun > SLOW_SECONDS:
+            self._hangs = (time.monotonic() + RETRY_SECONDS, sentence)
+
+    def _raise_if_it_hangs(self) -> None:
+        until, sentence = self._hangs
+        if time.monotonic() < until:
+            raise _Hanging(sentence)
 
     def _owned(self) -> str | None:
         """The beginning of a sentence about a study that a process uses; None if there is no such study."""
@@ -227,7 +277,14 @@ class DashboardGate:
         with self._lock:
             identity = self._database.identity()
             if self._mounted is None or identity != self._mounted_for:
-                dashboard = wsgi(self._database.open(), artifact_store=self._artifacts)
+                self._raise_if_it_hangs()
+                begun = time.monotonic()
+                try:
+                    opened = self._database.open()
+                except NotReadyError as error:
+                    self._note_wait(begun, str(error))  # before the next request leaves the queue for this lock
+                    raise
+                dashboard = wsgi(opened, artifact_store=self._artifacts)
                 # Errors outside its JSON views are raised to this gate, and do not become a page with a traceback.
                 dashboard.catchall = False
                 self._mounted, self._mounted_for = dashboard, identity

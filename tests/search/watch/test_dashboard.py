@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,42 @@ def test_postgres_is_shown_and_cannot_be_written() -> None:
         storage.engine.dispose()
     stopped = ask(app, "/dashboard")
     assert (stopped.status, b"does not answer" in stopped.body) == (503, True)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("held", ["trials, studies", "version_info, alembic_version"])
+def test_while_a_table_is_held_requests_get_the_reason_soon_and_others_are_answered(tmp_path: Path, held: str) -> None:
+    with postgres() as server:
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        storage = RDBStorage(url)
+        add_trial(optuna.create_study(storage=storage, study_name="birds400", direction="maximize"))
+        storage.engine.dispose()
+        with served("--storage", url, "--runs", tmp_path) as (_, line), ThreadPoolExecutor(32) as pool:
+            if held.startswith("trials"):
+                assert names_at(line) == ["birds400"]
+            with required("psycopg").connect(server.get_uri()) as holder:
+                holder.execute(f"LOCK TABLE {held} IN ACCESS EXCLUSIVE MODE")
+                begun = time.monotonic()
+                waiting = [pool.submit(reason_at, f"{line}api/studies") for _ in range(24)]
+                time.sleep(0.1)
+                assert status_of(line, Host="evil.example") == 403
+                if held.startswith("trials"):
+                    assert status_of(f"{line}dashboard/") == 200
+                answers = {one.result() for one in waiting}
+                assert time.monotonic() - begun < 8, "a lock is waited for once, 1 s; 8 threads answer"
+                (answer,) = answers
+                assert answer.startswith("503: The Postgres database cannot be read now: another session holds a lock")
+            while status_of(f"{line}api/studies") == 503:
+                assert time.monotonic() - begun < 30
+                time.sleep(0.2)
+            assert names_at(line) == ["birds400"]
+
+
+def reason_at(address: str) -> str:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(address, timeout=30)
+    with refused.value as answer:
+        return f"{answer.code}: {json.load(answer)['reason']}"
 
 
 # -- the server
