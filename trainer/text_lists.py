@@ -87,6 +87,8 @@ def about_lists(files: Sequence[File], index: FileIndex, root: Path) -> Iterator
         root: the data folder.
     """
     lists = [one for file in files if (one := _read(file, index)) is not None]
+    known = {label for one in lists if one.split in ("train", None) for _, label in one.rows}
+    lists = [one for one in lists if not _are_counted(one) or known.issuperset(label for _, label in one.rows)]
     for one in lists:
         if (told := _about(one, lists, index, root)) is not None:
             yield told
@@ -181,6 +183,12 @@ def _may_be_labels(one: _List) -> bool:
         return False
     words = sum(len(label.split()) for label in labels) / len(labels)
     return (may_be_classes(labels) or words <= 3) and not (one.parts >= 0 and combined(labels))
+
+
+def _are_counted(one: _List) -> bool:
+    """Whether each line has another number: it is probably the number of the picture (ImageNet)."""
+    numbers = {label for _, label in one.rows if label.isdecimal()}
+    return len(numbers) == len(one.rows) > 1
 
 
 def _about(one: _List, lists: Sequence[_List], index: FileIndex, root: Path) -> str | None:

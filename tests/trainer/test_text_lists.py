@@ -205,3 +205,10 @@ def test_lists_of_splits_in_a_folder_are_joined_and_a_table_of_one_is_told_of_th
         file.write_text(file.read_text().replace("/000.png", ".png"))
     data = followed(root, tmp_path)
     assert {split: len(found) for split, found in data.splits.items()} == {"train": 6, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize("name", ["ImageSets/train_cls.txt", "ImageSets/val.txt", "ImageSets/test.txt"])
+def test_numbers_of_pictures_are_no_classes(tmp_path: Path, name: str) -> None:
+    root = make_folder(tmp_path / "imagenet", {"Data": 6})
+    write(root, name, [f"{i:03} {i + 1}" for i in range(6)])
+    assert name not in problems_of(root, tmp_path)
