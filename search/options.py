@@ -229,10 +229,10 @@ VersionOption = Annotated[
 
 def places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
     """The runs folder, and the storage URL with its default filled in."""
-    from search.study.storage import parse_url, sqlite_url
+    from search.study.storage import parse_url, sqlite_url, with_database
 
-    folder = Runs(runs)
-    return folder, parse_url(storage) if storage else sqlite_url(folder.database)
+    url = sqlite_url(Runs(runs).database) if storage is None else parse_url(storage)
+    return with_database(Runs(runs), url), url
 
 
 def print_answer(answer: Answer, text_of: Callable[[Answer], RenderableType], *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -20,14 +20,21 @@ class Runs:
     """The folder for everything that searches write (``--runs``, default ``runs``)."""
 
     root: Path
+    storage_option: str = field(default="", compare=False)
+    """The option with which a command uses the database, if that is not ``database``: " --storage URL"."""
 
     @property
     def option(self) -> str:
-        """The option with which a command uses this folder: " --runs DIR", or "" for the default."""
-        return "" if self == DEFAULT_RUNS else f" --runs {shlex.quote(str(self.root))}"
+        """The options with which a command uses this folder and its database: " --runs DIR --storage URL", each only
+        if it is not the default."""
+        folder = "" if self == DEFAULT_RUNS else f" --runs {shlex.quote(str(self.root))}"
+        return folder + self.storage_option
 
     def command(self, verb: str, study: str, *options: str) -> str:
-        """A command about a study with this folder, as it is typed: "search stop birds --finish --runs DIR"."""
+        """A command about a study with this folder, as it is typed: "search stop birds --finish --runs DIR".
+
+        The command has the option ``--storage``.
+        """
         return " ".join(["search", verb, study, *options]) + self.option
 
     @property

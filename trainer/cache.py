@@ -169,9 +169,16 @@ def _open_or_build(
 ) -> Cache:
     """Open the cache in this place. If it is missing or damaged, build it first."""
     cache_dir = final.parent
+    unfinished = cache_dir / f".partial-{final.name}"
     logger.debug("decoded pictures: %s", final)
     with suppress(DataError):  # without a lock, because the folder of a finished cache may be read-only
         return open_whole(final, progress)
+    for path in (final, unfinished, cache_dir, *cache_dir.parents):
+        if os.path.lexists(path) and (not path.is_dir() or (path.parent == cache_dir and path.is_symlink())):
+            raise DiskError(
+                f"the picture cache needs a folder in the place of {path}, which is a file or a link; move that away, "
+                "and the same command goes on"
+            )
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache_dir / f".{final.name}.lock")
@@ -187,7 +194,6 @@ def _open_or_build(
             if final.exists():
                 warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=4)
             # The holder of the lock owns both folders: their files are damaged, or were left by a killed process.
-            unfinished = cache_dir / f".partial-{final.name}"
             for leftover in (final, unfinished):
                 if leftover.exists():
                     shutil.rmtree(leftover)

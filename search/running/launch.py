@@ -121,8 +121,9 @@ def launch(
         workers, known = share_gpus(devices, spec.search.workers_per_gpu), content_in_database(spec.name, storage)
         prepared = prepare(spec, runs, display.console, begun=known)
         check_lock()  # the Postgres server may have been restarted while the pictures were decoded
-        notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
-        notes += mend_trials(storage, spec.name, runs).renumbered
+        moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        for line in [*moved, *mend_trials(storage, spec.name, runs).renumbered]:
+            say(line, WARNING)  # at once: it is done, even if the study is refused below
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)

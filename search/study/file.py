@@ -40,8 +40,9 @@ def check_not_emptied(file: Path) -> None:
     """
     if file.is_file() and not file.stat().st_size and (journals := _journals_beside(file)):
         raise StorageError(
-            f"database {file} is empty (0 bytes), but its trials are still in {journals}; put a copy of the database "
-            "in its place, and the search goes on from there; to begin anew without a copy, delete the empty file"
+            f"database {file} is empty (0 bytes), but trials of searches are in {journals}; if they are of another "
+            "database, name it with --storage; else put a copy of the database in its place, and the search goes on "
+            "from there; to begin anew without a copy, delete the empty file"
         )
 
 
@@ -51,7 +52,8 @@ def sentence_if_missing(file: Path) -> str:
 
 
 def sentence_if_lost(file: Path, runs: Runs | None = None) -> str | None:
-    """The sentence about a database that existed before, because a runs folder has journals with trials; else None.
+    """The sentence about a database that existed before or is elsewhere, because a runs folder has journals with
+    trials; else None.
 
     Args:
         file: the database, which does not exist.
@@ -61,9 +63,9 @@ def sentence_if_lost(file: Path, runs: Runs | None = None) -> str | None:
     if not journals:
         return None
     return (
-        f"there is no database {file} any more, but its trials are still in {journals}; put a copy of the database "
-        "in its place (search replay needs none, and exports are complete without it); without a copy, search "
-        "launch begins anew"
+        f"there is no database {file}, but trials of searches are in {journals}; if they are of another database, name "
+        "it with --storage; else put a copy of the database in its place (search replay needs none, and exports are "
+        "complete without it); without a copy, search launch begins anew"
     )
 
 

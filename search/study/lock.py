@@ -12,6 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from search.errors import HeldError, StorageError, StudyChanged
 from search.paths import Runs
 from search.study import postgres
 from search.study.file import empty_log, lock_beside, mode_of_locks, only_readable, unwritable, whose
-from search.study.storage import STORAGE_FAILURES, open_storage, sqlite_file, storage_errors
+from search.study.storage import STORAGE_FAILURES, hidden, open_storage, sqlite_file, storage_errors
 from search.study.study import other_person_in_database
 from trainer.errors import DiskError, no_room
 from trainer.kept import write_whole
+
+ELSEWHERE = " --runs OTHER_FOLDER"
+"""The option that names another runs folder, which is not known."""
 
 LOCK_PATIENCE_SECONDS = 1.0
 """Longest wait of a launch for the lock, because `search status` takes the lock briefly to see if it is free."""
@@ -55,9 +59,15 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             holder.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
-                still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             except HeldError as held:
-                raise HeldError(name, held.owner, _other_person(name, url), runs.option) from None
+                raise _of_folder(name, held.owner, url, runs) from None
+            try:
+                still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            except HeldError:  # every owner has the lock of its own folder too
+                owner = f"a process that was begun with another runs folder than {runs.root}"
+                if sqlite_file(url) is None:
+                    owner += ", or by a session of an ended process that the server still keeps"
+                raise HeldError(name, owner, _other_person(name, url), f"{ELSEWHERE}{runs.storage_option}") from None
             runs.stop_request(name).unlink(missing_ok=True)  # the request was meant for an earlier process
             shutil.rmtree(runs.gpu_requests(name), ignore_errors=True)  # so were these
             owner = f"{process_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
@@ -88,6 +98,15 @@ def _unwritable(error: OSError, name: str, url: URL, runs: Runs) -> str:
     if error.errno in (errno.EACCES, errno.EPERM) and path.exists():
         reason = whose(path)
     return f"{path} cannot be written: {reason}; choose another --runs folder"
+
+
+def _of_folder(name: str, owner: str, url: URL, runs: Runs) -> HeldError:
+    """The error if another process has the lock of the study's folder."""
+    # A free lock of a file shows that the owner has another database. The lock of a server may be lost for a while.
+    if sqlite_file(url) is not None and owner_of(name, url, runs) is None:
+        other = replace(runs, storage_option=" --storage OTHER_URL")
+        return HeldError(name, f"{owner}, with another database than {hidden(url)}", None, other.option)
+    return HeldError(name, owner, _other_person(name, url), runs.option)
 
 
 def _tidy(url: URL) -> None:
@@ -196,7 +215,7 @@ class _ServerLock:
                     with contextlib.suppress(SQLAlchemyError):  # another role may not; then it ends by itself
                         self._connection.execute(text("SELECT pg_terminate_backend(:own)"), {"own": own})
                 if time.monotonic() >= deadline:
-                    raise HeldError(self._name, owner()) if own is None else _kept_by_old_session()
+                    raise HeldError(self._name, owner(), None, ELSEWHERE) if own is None else _kept_by_old_session()
                 time.sleep(0.1)
         except BaseException:
             self.release()  # otherwise the next check would take this for a connection with the lock

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from sqlalchemy.exc import (
 )
 
 from search.errors import StorageError
+from search.paths import Runs
 from search.study import postgres
 from search.study.file import (
     check_log,
@@ -135,6 +138,19 @@ def _secret(key: str) -> bool:
 def sqlite_file(url: URL) -> Path | None:
     """The database file; None if the database is on a server."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def with_database(runs: Runs, url: URL) -> Runs:
+    """The runs folder with the option that names this database in printed commands.
+
+    A URL with a password is not printed. A command then reads it from the environment variable SEARCH_STORAGE.
+    """
+    file = sqlite_file(url)
+    if file is not None and os.path.realpath(file) == os.path.realpath(runs.database):
+        return runs
+    secret = url.password is not None or any(map(_secret, url.query))
+    word = '"$SEARCH_STORAGE"' if secret else shlex.quote(url.render_as_string(hide_password=False))
+    return replace(runs, storage_option=f" --storage {word}")
 
 
 def open_storage(url: URL, *, create: bool = False) -> RDBStorage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -278,11 +279,21 @@ def test_a_disk_that_fills_while_decoding_is_one_sentence_and_leaves_nothing(tmp
     assert len(prepare(root, tmp_path / "caches", image_size=64).images) == 16
 
 
-def test_a_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
-    root = picture_folder(tmp_path / "pets")
-    (tmp_path / "caches").write_text("a file")
-    with pytest.raises(DiskError, match=r"cannot be written in .*caches"):
-        prepare(root, tmp_path / "caches")
+@pytest.mark.parametrize("what", ["folder", "cache", "unfinished", "link"])
+def test_a_file_in_the_place_of_a_folder_is_named_with_the_cure_and_stays(tmp_path: Path, what: str) -> None:
+    root, caches = picture_folder(tmp_path / "pets"), tmp_path / "caches"
+    made = prepare(root, caches).cache_path
+    shutil.rmtree(caches if what == "folder" else made)
+    (tmp_path / "far").mkdir()
+    path = {"folder": caches, "unfinished": caches / f".partial-{made.name}"}.get(what, made)
+    if what == "link":
+        path.symlink_to(tmp_path / "far")
+    else:
+        path.write_text("mine")
+    cure = f"in the place of {path}, which is a file or a link; move that away, and the same command goes on"
+    with pytest.raises(DiskError, match=re.escape(cure)):
+        prepare(root, caches)
+    assert path.is_symlink() if what == "link" else path.read_text() == "mine"
 
 
 def test_a_folder_with_an_odd_name_gets_a_plain_cache_name(tmp_path: Path) -> None:

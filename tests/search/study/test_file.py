@@ -232,7 +232,9 @@ def test_an_emptied_database_beside_a_journal_is_refused_and_left_as_it_is(folde
     os.truncate(folder / "search.db", 0)
     log = (folder / "search.db-wal").read_bytes()
     journal = Runs(folder).journal("scripted")
-    sentence = f"is empty (0 bytes), but its trials are still in {journal}; put a copy of the database in its place"
+    sentence = (
+        f"is empty (0 bytes), but trials of searches are in {journal}; if they are of another database, name it with"
+    )
     assert sentence in refused(folder)
     for read in (lambda: list_studies(url_of(folder), Runs(folder)), lambda: open_to_read(url_of(folder))):
         with pytest.raises(StorageError, match=re.escape(sentence)):
@@ -262,8 +264,9 @@ def test_a_missing_database_is_named_with_the_journals_that_are_still_there(fold
         shutil.copy(Runs(folder).journal("scripted"), Runs(folder).journal(f"z{number}"))
     studies = Runs(folder).studies
     sentence = (
-        f"there is no database {folder}/search.db any more, but its trials are still in {studies}/scripted/journal"
-        f".jsonl, {studies}/z0/journal.jsonl, {studies}/z1/journal.jsonl, 2 more journals; put a copy"
+        f"there is no database {folder}/search.db, but trials of searches are in {studies}/scripted/journal"
+        f".jsonl, {studies}/z0/journal.jsonl, {studies}/z1/journal.jsonl, 2 more journals; if they are of another "
+        "database, name it with --storage; else put a copy"
     )
     with pytest.raises(StorageError, match=re.escape(sentence)):
         read_snapshot("scripted", url_of(folder), Runs(folder))
@@ -272,7 +275,7 @@ def test_a_missing_database_is_named_with_the_journals_that_are_still_there(fold
     assert sentence in err
     code, _, err = run_inside(folder, "studies", "--runs", folder, "--storage", f"sqlite:///{folder}/moved/search.db")
     assert code == 0
-    assert f"there is no database {folder}/moved/search.db any more" in err
+    assert f"there is no database {folder}/moved/search.db, but trials of" in err
     shutil.rmtree(studies)
     assert "database" not in run_inside(folder, "studies", "--runs", folder)[2]
 

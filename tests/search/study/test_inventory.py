@@ -20,7 +20,7 @@ from search.study.budget import Budget, Spent
 from search.study.inventory import Listed, delete_study, find_to_delete, list_studies
 from search.study.lock import own_study
 from search.study.storage import sqlite_url
-from search.study.study import PERSON, SPEC, person_of, user_name
+from search.study.study import PERSON, SPEC, UUID, person_of, user_name
 from trainer.kept import write_checked
 
 
@@ -106,8 +106,25 @@ def test_two_people_with_one_database_are_told_whose_study_it_is(
     with own_study("scripted", sqlite_url(runs.database), runs):
         code, _, err = run_inside(folder, "launch", "mine.toml", "--gpus", "cpu", *other)
     assert code == 7
-    assert "study 'scripted', which is anna's, is in use by another process; " in err
+    whose = (
+        "study 'scripted', which is anna's, is in use by a process that was begun with another runs folder than others"
+    )
+    stop = "search stop scripted --runs OTHER_FOLDER --storage sqlite:///runs/search.db, or search one"
+    assert f"{whose}; wait for it, or end it: {stop}" in err
     assert err.endswith("or search one of your own: --set name=NEW\n")
+
+
+def test_a_launch_that_is_refused_says_that_it_has_put_the_journal_of_another_study_aside(
+    folder: Path, runs: Runs
+) -> None:
+    (folder / "mine.toml").write_text(STUDY)
+    before = str(search(runs).user_attrs[UUID])
+    search(Runs(folder / "others"))
+    other = ("--storage", "sqlite:///others/search.db")
+    code, out, err = run_inside(folder, "launch", "mine.toml", "--gpus", "cpu", *other)
+    assert code == 8, err
+    assert f"its journal and checkpoints are in runs/studies/scripted/earlier/{before}" in out
+    assert out.count("are in runs/studies/scripted/earlier") == 1
 
 
 def test_the_lock_is_that_of_the_real_file_by_whatever_name_it_is_given(

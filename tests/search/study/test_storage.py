@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -25,8 +26,10 @@ from sqlalchemy import URL
 
 import search.study.storage
 from search.errors import StorageError
+from search.options import places
+from search.paths import Runs
 from search.study.readonly import Database
-from search.study.storage import hidden, open_storage, parse_url, sqlite_url, storage_errors
+from search.study.storage import hidden, open_storage, parse_url, sqlite_url, storage_errors, with_database
 from search.study.study import find_study
 
 CANARY = "canary-4711"
@@ -145,6 +148,34 @@ def test_a_folder_whose_name_is_no_text_is_refused() -> None:
 
 def test_a_plain_postgres_url_uses_the_driver_that_is_installed() -> None:
     assert parse_url("postgresql://me@host/db").get_driver_name() == "psycopg"
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("sqlite:///a b/search.db", ""),
+        ("sqlite:///a b/../a b/search.db", ""),
+        ("sqlite:///search.db", " --storage sqlite:///search.db"),
+        ("sqlite:///my data/a?b%25.db", " --storage 'sqlite:///my data/a%3Fb%25.db'"),
+        ("postgresql+psycopg://bee@host/db", " --storage postgresql+psycopg://bee@host/db"),
+        ("postgresql+psycopg://bee:canary@host/db", ' --storage "$SEARCH_STORAGE"'),
+        ("postgresql+psycopg://bee@/db?host=h&password=canary", ' --storage "$SEARCH_STORAGE"'),
+    ],
+)
+def test_printed_commands_name_the_database_but_no_password(text: str, option: str) -> None:
+    url, runs = parse_url(text), Runs(Path("a b"))
+    command = with_database(runs, url).command("stop", "birds")
+    assert command == f"search stop birds --runs 'a b'{option}"
+    assert with_database(runs, url) == runs
+    if option and "$" not in option:
+        assert parse_url(shlex.split(command)[-1]) == url
+
+
+def test_an_empty_storage_option_is_refused_and_not_taken_for_the_default() -> None:
+    """A printed command has "$SEARCH_STORAGE", which may not be set in another shell."""
+    with pytest.raises(StorageError, match="--storage is not a URL"):
+        places("", Path("runs"))
+    assert places(None, Path("runs"))[1] == sqlite_url(Path("runs/search.db"))
 
 
 def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:

@@ -351,7 +351,8 @@ def test_studies_of_one_name_in_two_databases_do_not_share_a_folder_at_once(
     monkeypatch.setattr(search.study.lock, "LOCK_PATIENCE_SECONDS", 0)
     runs, other = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/other.db")
     with own_study("birds", url, runs):
-        with pytest.raises(HeldError, match="'birds' is in use by process "), own_study("birds", other, runs):
+        who = f"'birds' is in use by process .*, with another database than {other}; .* --storage OTHER_URL$"
+        with pytest.raises(HeldError, match=who), own_study("birds", other, runs):
             pass
         with own_study("birds", other, Runs(tmp_path / "elsewhere")):
             pass
@@ -379,10 +380,11 @@ def test_a_postgres_lock_that_is_lost_may_be_taken_from_another_runs_folder_only
             others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
             server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others};")
             assert owner_of("birds", url, here) is None, "it is lost"
-            with pytest.raises(HeldError, match="in use by process "), own_study("birds", url, here):
+            with pytest.raises(HeldError, match="in use by process ") as held, own_study("birds", url, here):
                 pass
+            assert "another" not in str(held.value)
             with own_study("birds", url, there):
-                with pytest.raises(HeldError, match="in use by a launch from another runs folder, which was faster"):
+                with pytest.raises(HeldError, match=r"which was faster; .* --runs OTHER_FOLDER$"):
                     check_lock()
                 assert there.holder("birds").exists()
             check_lock()
