@@ -42,6 +42,8 @@ class Suggestion:
     """Whether the table contradicts the folders: some folder has pictures with different labels, or folders of several
     names have pictures of one label. If the column of the classes is not known, this is true of each column that may
     have them. False if no column was compared."""
+    divides_folders: bool = False
+    """Whether the column of the classes is known, and some folder has pictures with different labels."""
     divided: Collection[str] = ()
     """The folders whose pictures have different labels; or all in which pictures are named, if the labels are no other
     names of the folders, such as those of patients."""
@@ -114,7 +116,7 @@ def _suggestion(found: Sequence[Labelling], tree: Folder, root: Path) -> Suggest
         lost > 0
     )
     settings += [f'bad_files = "skip"  # leaves out {" and ".join(left_out)}'] if left_out else []
-    divided = _divided([train] if test is None else [train, test])
+    divides, divided = _divided([train] if test is None else [train, test])
     more = ""
     if all_splits is not None and len(all_splits[0]) > len(best) - best.count(None):
         more = (
@@ -124,8 +126,9 @@ def _suggestion(found: Sequence[Labelling], tree: Folder, root: Path) -> Suggest
     return Suggestion(
         f"{train.name} names {len(train.labels):,} of the pictures and their classes; to train on those, add to "
         "the study file",
-        bool(divided),
-        divided,
+        contradicts_folders=bool(divided),
+        divides_folders=divides,
+        divided=divided,
         settings="".join(f"\n  {line}" for line in ("[data]", *settings)),
         more=more,
         test_table=test.name if test is not None else "",
@@ -133,13 +136,14 @@ def _suggestion(found: Sequence[Labelling], tree: Folder, root: Path) -> Suggest
 
 
 def _of_all_splits(tables: Sequence[Labelling], line: str) -> Suggestion:
-    divided = _divided(tables)
+    divides, divided = _divided(tables)
     count = sum(len(one.labels) for one in tables)
     return Suggestion(
         f"{_listed(tables)} name {count:,} of the pictures and their classes; this line of Python joins them into one "
         f"table with a column split: {line}\nthen add to the study file",
-        bool(divided),
-        divided,
+        contradicts_folders=bool(divided),
+        divides_folders=divides,
+        divided=divided,
         settings=f'\n  [data]\n  labels = "{JOINED}"',
     )
 
@@ -173,15 +177,16 @@ def _without_row(tree: Folder, tables: Sequence[Labelling | None]) -> int:
     return sum(file.name not in named for one in tree.tree() if one.name in folders for file in one.pictures)
 
 
-def _divided(tables: Sequence[Labelling]) -> set[str]:
-    """``Suggestion.divided`` of tables whose column of the classes is known."""
+def _divided(tables: Sequence[Labelling]) -> tuple[bool, set[str]]:
+    """``divides_folders`` and ``divided`` of a Suggestion of tables whose column of the classes is known."""
     labels_of: dict[str, set[str]] = defaultdict(set)
     for one in tables:
         for picture, label in one.labels:
             labels_of[picture.name.rpartition("/")[0]].add(label)
-    divided = {folder for folder, labels in labels_of.items() if len(labels) > 1}
+    if divided := {folder for folder, labels in labels_of.items() if len(labels) > 1}:
+        return True, divided
     labelled = [(picture.name, label) for one in tables for picture, label in one.labels]
-    return divided if divided or _are_folders(labelled) is not False else set(labels_of)
+    return False, set(labels_of) if _are_folders(labelled) is False else set()
 
 
 def _are_folders(labelled: Sequence[tuple[str, str]]) -> bool | None:
@@ -291,7 +296,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
     if one_hot := about_one_hot(file.path, header, lines, index.root):
         return len(named), Suggestion(
-            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, folders, is_clear=False
+            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, divided=folders, is_clear=False
         )
     return len(named), Suggestion(
         f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "

@@ -162,7 +162,7 @@ def scan_folder(root: Path, *, needs_train: bool = True, reading: Reading = NOW)
     except DataError as error:
         told = _about_labels(suggestion, tree, root)
         raise DataError(f"{error}\n{told}") if told else error from None
-    agrees = suggestion is None or not (suggestion.contradicts_folders and suggestion.is_clear)
+    agrees = suggestion is None or not suggestion.divides_folders
     if layout.below is not None and agrees:
         told = f"\n{suggestion.lines}" if suggestion is not None and suggestion.contradicts_folders else ""
         raise DataError(

@@ -91,6 +91,19 @@ def test_a_table_with_a_column_of_other_names_of_the_folders_changes_nothing(
     assert scan_folder(root).notices == []
 
 
+def test_a_table_of_coarser_labels_is_told_and_the_folders_stay_the_classes(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "traffic", dict.fromkeys(("car", "bus", "train", "tram"), 3))
+    rows = "".join(
+        f"{name}/{n:03}.png,{'rail' if name.startswith('t') else 'road'}\n"
+        for name in ("car", "bus", "train", "tram")
+        for n in range(3)
+    )
+    (root / "meta.csv").write_text(f"file,label\n{rows}")
+    data = prepare(root, tmp_path)
+    assert data.class_names == ("bus", "car", "train", "tram")
+    assert data.notices[-1].startswith(f"{TOLD}meta.csv names 12 of the pictures and their classes")
+
+
 def test_a_table_beside_the_only_folder_with_pictures_is_told_with_the_option(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "skin", {f"images/patient{i}": 3 for i in range(4)})
     rows = "".join(f"images/patient{i}/{n:03}.png,{'ab'[n % 2]},{n}\n" for i in range(4) for n in range(3))
