@@ -95,8 +95,9 @@ def _unwritable(error: OSError, name: str, url: URL, runs: Runs) -> str:
     reason = error.strerror or str(error)
     if file is not None and path == lock_beside(file, name):
         return unwritable(file, only_readable(file, name) or f"{path}: {reason}")
-    if error.errno in (errno.EACCES, errno.EPERM) and path.exists():
-        reason = whose(path)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        with contextlib.suppress(OSError):  # it is missing, or in a folder that this user may not enter
+            reason = whose(path)
     return f"{path} cannot be written: {reason}; choose another --runs folder"
 
 
@@ -138,7 +139,7 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
     except HeldError as held:
         return held.owner
     except OSError:  # this user cannot lock a file beside the database, so only the owner's file is read
-        return read_holder(runs.holder(name)) if runs.holder(name).exists() else None
+        return read_holder(runs.holder(name)) if os.path.lexists(runs.holder(name)) else None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from search.errors import Interrupted, StorageError, UsageError, exit_code_of
 from search.paths import Runs
 from search.study.file import LOG_SECONDS
 from search.study.inventory import list_studies
-from search.study.lock import own_study
+from search.study.lock import own_study, owner_of
 from search.study.readonly import open_to_read
 from search.study.storage import open_storage, parse_url, storage_errors
 from search.watch.status import read_snapshot
@@ -182,6 +182,20 @@ def test_a_folder_of_another_in_place_of_the_runs_folder_is_named_with_its_owner
         own_study("scripted", url_of(folder), Runs(folder)),
     ):
         pass
+
+
+def test_a_folder_of_studies_that_only_another_may_enter_is_one_sentence(folder: Path) -> None:
+    (folder / "studies").chmod(0o700)
+    sentence = f"{folder}/studies/scripted cannot be written: Permission denied; choose another --runs folder"
+    with (
+        without_rights(),
+        pytest.raises(StorageError, match=re.escape(sentence)),
+        own_study("scripted", url_of(folder), Runs(folder)),
+    ):
+        pass
+    (folder / "search.db.scripted.lock").chmod(0o600)
+    with without_rights():
+        assert owner_of("scripted", url_of(folder), Runs(folder)) is None
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o664])
