@@ -43,6 +43,9 @@ as a whole, so this limit, the highest that all systems allow, costs nothing."""
 LONGEST_PATH = 16_384
 """Largest number of characters of a cell that may name a file: 4,096 bytes written as %20, and a signature after it."""
 
+MOST_FOLDERS = 10
+"""Largest number of leading folders that a path may have more than the name of a picture."""
+
 TABLE = re.compile(r"\.[ct]sv$")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*(/[^?#]*)", re.IGNORECASE)
 LABEL_STUDIO = re.compile(r"/data/local-files/\?d=(.+)")
@@ -60,8 +63,18 @@ class NearMiss:
     why: str
     """What is different, as a clause: "ids lack leading zeros"."""
     cure: str
-    in_python: str
-    """Code of Python that corrects the text CELL."""
+    too_much: str = ""
+    """Regular expression of what the row has and the name has not; empty if zeros lack."""
+    digits: int = 0
+    """Number of digits with leading zeros."""
+
+    def mended(self, cell: str) -> str:
+        """The text of a cell in the spelling of the picture."""
+        return re.sub(self.too_much, "", cell) if self.too_much else cell.strip().zfill(self.digits)
+
+    def in_python(self, cell: str) -> str:
+        """Code of Python for ``mended``. ``cell`` is code for the text."""
+        return f're.sub(r"{self.too_much}", "", {cell})' if self.too_much else f"{cell}.strip().zfill({self.digits})"
 
 
 class FileIndex:
@@ -103,46 +116,31 @@ class FileIndex:
     def near_miss(self, value: str) -> NearMiss | None:
         """The picture that a row names in another spelling. None if it names a file exactly, or in no spelling."""
         value = value.strip()
-        if self.find(value):
+        if len(value) > LONGEST_PATH or self.find(value):
             return None
         if found := self._by_number.get(value):
             file = _chosen(found, value, ("train",))[0]
-            digits = len(_stem(file.base))
-            correct = f"CELL.strip().zfill({digits})"
-            return NearMiss(file, "ids lack leading zeros", "write ids as in the names", correct)
-        decimal = re.fullmatch(r"(\d+)[.]0*", value)
-        parts = re.split(r"[/\\]", value)
-        spellings = [
-            (
-                decimal[1] if decimal is not None else "",
-                *("ids are written with a decimal point", "write ids as in the names"),
-                r're.sub(r"[.]0*\s*$", "", CELL)',
-            ),
-            (
-                _stem(value) if value.lower().endswith(PICTURE_ENDINGS) else "",
-                *("files have another ending here", "write names without their ending"),
-                r're.sub(r"[.]\w+\s*$", "", CELL)',
-            ),
-            *(
-                (
-                    "/".join(parts[count:]),
-                    f"paths begin with {'a folder' if count == 1 else f'{count} folders'} more than here",
-                    "write paths as they are below the data folder",
-                    rf're.sub(r"^\s*([^/\\]+[/\\]){{{count}}}", "", CELL)',
-                )
-                for count in range(1, len(parts) - 1)
-            ),
-            (
-                parts[-1],
-                *("files are in other folders here", "write paths as they are below the data folder, or file names"),
-                r're.sub(r".*[/\\]", "", CELL)',
-            ),
-        ]
-        for spelling, why, cure, in_python in spellings:
+            why, cure = "ids lack leading zeros", "write ids as in the names"
+            return NearMiss(file, why, cure, digits=len(_stem(file.base)))
+        for too_much, why, cure in _differences(value):
+            spelling = re.sub(too_much, "", value)
             pictures = [file for file in self.find(spelling) if file.is_picture] if spelling not in ("", value) else []
             if len(pictures) == 1:
-                return NearMiss(pictures[0], why, cure, in_python)
+                return NearMiss(pictures[0], why, cure, too_much)
         return None
+
+
+def _differences(value: str) -> Iterator[tuple[str, str, str]]:
+    """What a row may have more than the name of a picture: ``NearMiss.too_much``, and why and the cure."""
+    if re.fullmatch(r"\d+[.]0*", value):
+        yield r"[.]0*\s*$", "ids are written with a decimal point", "write ids as in the names"
+    if value.lower().endswith(PICTURE_ENDINGS):
+        yield r"[.]\w+\s*$", "files have another ending here", "write names without their ending"
+    cure = "write paths as they are below the data folder"
+    for count in range(1, min(len(re.findall(r"[/\\]", value)), MOST_FOLDERS + 1)):
+        folders = "a folder" if count == 1 else f"{count} folders"
+        yield rf"^\s*([^/\\]+[/\\]){{{count}}}", f"paths begin with {folders} more than here", cure
+    yield r"^.*[/\\]", "files are in other folders here", f"{cure}, or file names"
 
 
 def _chosen(found: list[File], written: str, splits: Sequence[str]) -> list[File]:
@@ -244,7 +242,7 @@ def corrected(table: Path, column: str, miss: NearMiss) -> str:
     return (
         f"this line of Python does so in a new table, {new.name}: import csv, re; csv.field_size_limit(2**31 - 1); "
         f"csv.writer(open({str(new)!r}, 'w', newline='', encoding='utf-8')).writerows([[*row[:{number}], "
-        f"{miss.in_python.replace('CELL', f'row[{number}]')}, *row[{number + 1}:]] if at and len(row) > {number} "
+        f"{miss.in_python(f'row[{number}]')}, *row[{number + 1}:]] if at and len(row) > {number} "
         f"else row for at, row in enumerate({form.rows(repr(str(table)))})])"
     )
 

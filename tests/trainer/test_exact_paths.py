@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,21 @@ def test_long_cells_are_no_classes_and_are_shown_by_their_beginnings(tmp_path: P
     message = problems_of(root, tmp_path, labels="train.csv", columns={"file": "EncodedPixels"})
     assert f"train.csv line 2: {'1 3 ' * 25}...: names no file" in message
     assert len(message) < 5000
+
+
+@pytest.mark.parametrize("length", [10_000, 100_000])
+def test_the_memory_for_another_spelling_does_not_grow_with_the_folders_of_a_cell(length: int) -> None:
+    index, value = index_of("train/x.png"), "a/" * (length // 2) + "b"
+    tracemalloc.start()
+    try:
+        assert index.near_miss(value) is None
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_path_may_have_several_folders_more_than_the_name_of_a_picture() -> None:
+    miss = index_of("a/x.png", "b/x.png").near_miss("of/my/set\\a/x.png")
+    assert miss is not None
+    assert (miss.file.name, miss.why) == ("a/x.png", "paths begin with 3 folders more than here")
+    assert miss.mended("of/my/set\\a/x.png") == "a/x.png"
