@@ -43,6 +43,7 @@ begun         the pictures of a study that an earlier version began
 tree          the folders and files of a data folder
 layout        which folders are splits, and which are classes
 split_names   splits by the names of folders
+masks         masks of data for segmentation, in folders or beside their pictures
 unclear       folders that are neither splits nor classes: refusals, copies
 labels        label tables
 file_index    the files that the cells of a label table mean, and the rows of a table

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainer.errors import DataError
+from trainer.masks import masks_inside, refuse_masks_beside_pictures
 from trainer.shards import refuse_shards
 from trainer.split_names import UNLABELLED_WORDS, WRAPPER_WORDS, rest_of, split_of, splits_of, words_of
 from trainer.tree import ARCHIVE, Folder
@@ -18,7 +19,6 @@ from trainer.unclear import (
     names_of,
     part_of,
     refuse_masks,
-    refuse_masks_beside_pictures,
     refuse_same_splits,
     refuse_unclear,
     unwrapped,
@@ -105,7 +105,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
     refuse_unclear(place, where, tops, {folder.name: splits[folder.name] for folder in named})
     if any(map(_has_only_texts, root.folders)):
         _refuse_set(place, named, [folder for folder in tops if folder not in named], splits)
-    notices += _loose_pictures(root) + _archives(root) + _index(tops)
+    notices += _loose_pictures(root) + _archives(root) + _index(tops) + masks_inside(tops)
     if named:
         notices.append(_taken_for_classes(named, [folder for folder in tops if folder not in named], splits))
     if unlabelled:
@@ -175,6 +175,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
             continue
         labelled.append((split, part))
         notices += _loose_pictures(part) + _archives(part) + _index(part.holding)
+    notices += masks_inside([folder for _, part in labelled for folder in part.holding])
     return Layout(labelled, notices)
 
 

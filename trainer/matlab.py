@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ def about_matlab(tree: Folder, root: Path) -> str | None:
     """A sentence about files of MATLAB beside folders of pictures, with a line of Python if it is sure to work."""
     stems = {file.base.rpartition(".")[0] for file in tree.walk() if file.is_picture}
     around = [file for file in files_around(tree) if file.name.lower().endswith(".mat")]
-    found = [file for file in around if file.base.rpartition(".")[0] not in stems]  # the others describe one picture
+    found = [file for file in around if not _describes_one(file.base.rpartition(".")[0], stems)]
     if not found or not stems:
         return None
     names = ", ".join(file.name for file in found[:3]) + (f" and {len(found) - 3} more" if found[3:] else "")
@@ -44,6 +44,12 @@ def about_matlab(tree: Folder, root: Path) -> str | None:
         f"[[f'{before}{{n:05}}{after}', labels[n - 1], split] for key, split in {list(SETS.items())!r} "
         "for n in sets[key].ravel()])"
     )
+
+
+def _describes_one(stem: str, stems: Set[str]) -> bool:
+    """Whether the name begins with that of a picture: 000_good.mat beside 000.png."""
+    words = stem.split("_")
+    return any("_".join(words[:count]) in stems for count in range(1, len(words) + 1))
 
 
 def _are_in_order(flowers: Sequence[File], pictures: Sequence[File]) -> bool:

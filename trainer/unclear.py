@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from trainer.errors import DataError
+from trainer.masks import MASK_WORDS, masks_among, refuse_masks_beside_pictures
 from trainer.split_names import WRAPPER_WORDS, rest_of, split_of, splits_of, words_in_order, words_of
 from trainer.tree import File, Folder
 
@@ -21,7 +22,6 @@ __all__ = [
     "option_for",
     "part_of",
     "refuse_masks",
-    "refuse_masks_beside_pictures",
     "refuse_same_splits",
     "refuse_unclear",
     "unwrapped",
@@ -46,21 +46,8 @@ UNNAMED = re.compile(
 )
 """Names of folders to which nobody gave a name: New folder (2)."""
 
-IMAGE_WORDS = WRAPPER_WORDS | {"input", "inputs", "jpegimages", "jpg", "jpeg", "original", "originals", "png", "rgb"}
-MASK_WORDS = {
-    *("anno", "annotation", "annotations", "groundtruth", "gt", "label", "labels", "mask", "masks", "matte", "mattes"),
-    *("seg", "segmentation", "segmentations", "target", "targets", "trimaps", "truth"),
-}
-"""Words that name a folder with the answers of a data set for segmentation or detection."""
-
 NO_CLASS = PART_WORDS | MASK_WORDS | {""}
 """Words that do not name a class if they stand beside the word of a split: images in train_images."""
-
-MASK_ENDING = re.compile(
-    r"[-_. ](annotation|ground[-_. ]?truth|gt|label|mask|matte|seg|segmentation|superpixel|trimap)s?([-_]?\d+)?$",
-    re.IGNORECASE,
-)
-"""Ending of the name of a mask, which the name of its picture does not have: 000_mask.png, 000_mask_1.png."""
 
 OBJECT_WORDS = {"annotation", "annotations", "bbox", "boxes", "coco", "instances", "keypoints"}
 """Words in the name of a JSON file that describes objects in pictures: instances_train2017.json."""
@@ -144,6 +131,8 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
     others = [folder for folder in tops if folder.name not in splits]
     _refuse_nested_splits(place, where, others, has_train="train" in splits.values())
     refuse_masks(place, tops)
+    for folder in tops:
+        refuse_masks(place, folder.holding)
     refuse_masks_beside_pictures(place, tops)
     if splits:
         _refuse_others(place, where, [folder for folder in tops if folder.name in splits], others, splits)
@@ -248,49 +237,12 @@ def _refuse_shared_names(place: str, where: str, tops: Sequence[Folder]) -> None
 
 
 def refuse_masks(place: str, folders: Sequence[Folder]) -> None:
-    """Raise if, at any depth, a folder beside one with pictures has masks of them, with the same names.
-
-    Such a folder is named images or the like; inside a class, also as the one with masks: Trout beside Trout GT.
-    """
-    for beside in [folders, *(one.holding for top in folders for one in top.tree())]:
-        masks = [one for one in beside if words_of(one.base) & MASK_WORDS]
-        others = [one for one in beside if one not in masks] if masks else []
-        for mask in masks:
-            name = words_of(mask.base) - MASK_WORDS if beside is not folders else set()
-            images = [one for one in others if words_of(one.base) & IMAGE_WORDS or words_of(one.base) == name != set()]
-            for image in images:
-                _refuse_masks_of(place, mask, image)
-
-
-def _refuse_masks_of(place: str, mask: Folder, image: Folder) -> None:
-    known = {MASK_ENDING.sub("", _stem(file)) for file in mask.walk() if file.is_picture}
-    pictures = [file for file in image.walk() if file.is_picture]
-    if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
+    """Raise if one of the folders has pictures, and another one has masks of them, with the same names."""
+    for mask, image in masks_among(folders):
         raise DataError(
-            f"{place}: {mask.name} holds pictures of the same names as {image.name}, so it seems to hold "
-            "masks, as data for segmentation does; move such folders elsewhere, or rename them if they are "
-            f"classes; a classifier needs one class for each picture: expected is {EXPECTED_LAYOUT}, or a "
-            "table of labels (data.labels)"
-        )
-
-
-def refuse_masks_beside_pictures(place: str, folders: Sequence[Folder]) -> None:
-    """Raise if a third of the pictures in a folder, at any depth, have the names of masks of others: X_mask beside X.
-
-    A few such names are accidents: box_label.jpg beside box.jpg.
-    """
-    masks: list[tuple[File, File]] = []
-    for folder in (one for top in folders for one in top.tree() if one.pictures):
-        known = {_stem(file): file for file in folder.pictures}
-        plain = ((file, MASK_ENDING.sub("", _stem(file))) for file in folder.pictures)
-        found = [(file, known[stem]) for file, stem in plain if stem in known and stem != _stem(file)]
-        masks += found if 3 * len(found) >= len(folder.pictures) else []
-    if masks:
-        mask, picture = masks[0]
-        files = f"{len(masks):,} files have the names" if len(masks) > 1 else "1 file has the name"
-        raise DataError(
-            f"{place}: {files} of masks of pictures beside them, as in data for segmentation: {mask.name} beside "
-            f"{picture.base}; move the masks out of the data folder; if they are pictures to train on, rename them"
+            f"{place}: {mask.name} holds pictures of the same names as {image.name}, so it seems to hold masks, as "
+            "data for segmentation does; move such folders elsewhere, or rename them if they are classes; a classifier "
+            f"needs one class for each picture: expected is {EXPECTED_LABELS}"
         )
 
 
