@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from trainer.config import DataConfig
 from trainer.data import Dataset, Progress, prepare_data
-from trainer.errors import DataError
+from trainer.errors import DataError, printable
 from trainer.scan import scan
-from trainer.tree import BEFORE, NOW, Reading
+from trainer.tree import BEFORE, NOW, Reading, read_tree
 
 __all__ = ["prepare_as_begun"]
 
@@ -43,7 +45,7 @@ def prepare_as_begun(
                 with contextlib.suppress(DataError):
                     before = prepared(like=reading)
                     if before.content_hash == begun:
-                        return replace(before, notices=(*before.notices, _notice(before, now)))
+                        return replace(before, notices=(*before.notices, _notice(config, reading, before, now)))
     if now is None:
         assert problem is not None
         raise problem
@@ -58,8 +60,35 @@ def _stamp(config: DataConfig, reading: Reading) -> str | None:
         return None
 
 
-def _notice(before: Dataset, now: Dataset | None) -> str:
-    found = set(() if now is None else now.names)
-    more, less = sorted(set(before.names) - found), sorted(found - set(before.names))
-    named = [f"{verb} {names[0]}" for verb, names in (("uses", more), ("leaves out", less)) if names]
-    return f"this study {' and '.join(named)}, as the version that began it did; a new study would not"
+def _notice(config: DataConfig, reading: Reading, before: Dataset, now: Dataset | None) -> str:
+    """A sentence with the topmost folders and files that only one of the two versions reads."""
+    then, today = _files(config, reading), _files(config, NOW)
+    more, less = (then - today) & set(before.names), today - then
+    less = less if now is None else less & set(now.names)
+    named = [
+        f"{verb} {_tops(names, other)}"
+        for verb, names, other in (("uses", more, today), ("leaves out", less, then))
+        if names
+    ]
+    what = " and ".join(named) or "reads its folder"
+    return f"this study {what}, as the version that began it did; a new study would not"
+
+
+def _files(config: DataConfig, reading: Reading) -> Set[str]:
+    """The names of the files that are not passed over."""
+    assert config.path is not None
+    tree = read_tree(Path(os.path.realpath(config.path)), reading)
+    return {file.name for file in tree.walk() if not (reading.texts and file.is_text)}
+
+
+def _tops(names: Set[str], other: Set[str]) -> str:
+    """The topmost folders that hold none of the files ``other``, or else the files themselves, and their number."""
+    known = {"/".join(one.split("/")[:depth]) for one in other for depth in range(1, one.count("/") + 1)}
+    found = set()
+    for name in names:
+        parts = name.split("/")
+        paths = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        found.add(next((path for path in paths if path not in known), name))
+    tops = sorted(found)
+    some = ", ".join(map(printable, tops[:3])) + (f" and {len(tops) - 3:,} more" if tops[3:] else "")
+    return f"{some} ({len(names):,} {'picture' if len(names) == 1 else 'pictures'})"

@@ -37,6 +37,16 @@ BEGUN = {
 }
 """What lies in the folder -> the classes and the content hash of a study that was begun with it."""
 
+SAID = {
+    "trackers": "uses mlruns, wandb (8 pictures)",
+    "systems": "uses LOST.DIR, recycler (8 pictures)",
+    "systems, of cb62d20": "uses LOST.DIR (4 pictures)",
+    "one": "uses lightning_logs (4 pictures)",
+    "texts": "uses dog/picture.txt (1 picture)",
+    "recycled, of cb62d20": "leaves out recycled (4 pictures)",
+    "nas": "uses @eaDir (4 pictures)",
+}
+
 FOLDERS = {
     "trackers": ("cat", "dog", "wandb", "mlruns"),
     "systems": ("cat", "recycler", "LOST.DIR"),
@@ -75,8 +85,8 @@ def test_the_pictures_of_a_study_of_before_stay_and_that_is_said(tmp_path: Path,
     data = read(folder, begun)
     assert data.content_hash == begun
     assert data.class_names == classes
-    assert data.notices[-1].startswith("this study ")
-    assert data.notices[-1].endswith(", as the version that began it did; a new study would not")
+    told = f"this study {SAID[case]}, as the version that began it did; a new study would not"
+    assert data.notices[-1] == told
 
 
 def test_a_new_study_and_one_whose_pictures_have_changed_pass_over_what_this_version_does(tmp_path: Path) -> None:
@@ -120,7 +130,7 @@ def test_a_study_of_before_with_such_folders_goes_on_and_is_read_again_for_its_e
     code, out, err = run_inside(tmp_path, "launch", "pets.toml", "--gpus", "cpu")
     assert code == 0, err
     assert "4 classes" in out
-    assert "this study uses mlruns/0.ppm, as the version that began it did" in out + err
+    assert "this study uses mlruns, wandb (8 pictures), as the version that began it did" in out + err
     study, spec = find_study(open_storage(url), "pets")
     data = read_again(OwnedStudy(study, spec, lambda: None), runs, Terminal(quiet=True))
     assert data.class_names == BEGUN["trackers"][0]
