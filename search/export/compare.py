@@ -33,6 +33,7 @@ from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import find_study, record_test_use
 from studies import StudySpec
 from studies.objective import Objective
+from trainer.begun import prepare_as_begun
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DataError, as_lines
@@ -273,8 +274,7 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path, url: URL | None
         return lambda start: read_images(files[start : start + BATCH], side.config)
 
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
-    first, second = sides
-    return ComparedPictures(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
+    return ComparedPictures(where, np.array([one.class_name for one in chosen]), (reader(sides[0]), reader(sides[1])))
 
 
 def _pictures_of(record: ExportRecord, data: Path, url: URL | None) -> DataConfig | None:
@@ -305,7 +305,7 @@ def _held_out(config: DataConfig | None, record: ExportRecord, cache: Path) -> t
     if config is None:
         return None
     try:
-        found = prepare_data(config, cache)
+        found = prepare_as_begun(config, cache, record.data.content_hash)
     except DataError:  # for example a single class: no export was trained on such a folder
         return None
     if found.content_hash != record.data.content_hash:

@@ -29,6 +29,7 @@ from trainer.config import DataConfig
 from trainer.data import prepare_data
 from trainer.errors import DataError
 from trainer.sums import write_sums
+from trainer.tree import BEFORE
 
 NAMES = ["blue", "green", "red"]
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -148,6 +149,24 @@ def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_t
     without = settings | {"test_fraction": 0.0}
     first, second = (write_export(tmp_path / name, **without) for name in ("first", "second"))
     assert compare(first, second, data=data, runs=runs).source == f"the val split of {data}"
+
+
+def test_exports_of_a_study_of_before_that_used_a_folder_of_a_tracker_are_compared_on_what_tested_them(
+    data: Path, tmp_path: Path
+) -> None:
+    (data / "wandb").mkdir()
+    for index, file in enumerate(sorted(data.glob("*/*.png"))):
+        with Image.open(file) as image:
+            image.putpixel((0, 0), (index, 0, 0))
+            image.save(file)
+            image.transpose(Image.Transpose.ROTATE_180).save(data / "wandb" / f"{index}.png")
+    config = DataConfig(path=str(data), image_size=8, test_fraction=0.3)
+    trained = prepare_data(config, tmp_path / "cache", like=BEFORE[1])
+    assert "wandb" in trained.class_names
+    settings = {"names": [*NAMES, "wandb"], "weights": np.eye(3, 4), "content_hash": trained.content_hash}
+    pair = [write_export(tmp_path / name, **settings, test_fraction=0.3) for name in ("first", "second")]
+    answer = compare(pair[0], pair[1], data=data, runs=Runs(tmp_path))
+    assert answer.source == f"the test split of {data}"
 
 
 def test_pictures_whose_table_lies_outside_their_folder_are_compared_with_the_table_of_the_study(
