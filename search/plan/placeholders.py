@@ -28,12 +28,17 @@ SAME = 12
 four sizes and as JPEG of quality 15 to 95, it is at most 11; of 1,000 birds, flowers, CIFAR-10 or digits, no two have
 so little."""
 
+LEAST_RANGE = 48
+"""Smallest range of a channel in a small version, in levels, for it to be compared. Pictures with less, such as those
+of a night sky, all look the same at this size, and need not be the same."""
+
 
 def placeholders(data: Dataset) -> Iterator[str]:
-    """A warning with the number of pictures that look the same. Those of a single colour do not count."""
+    """A warning with the number of pictures that look the same. Those of hardly more than one colour do not count."""
     chosen = range(0, len(data.names), -(-len(data.names) // LOOKED_AT))
     smalls = np.stack([_small(data.images[index]) for index in chosen])
-    left, groups = np.flatnonzero(np.ptp(smalls, axis=1) > 0), list[list[int]]()
+    ranges = np.ptp(smalls.reshape(len(smalls), SIDE * SIDE, -1), axis=1).max(axis=1)
+    left, groups = np.flatnonzero(ranges >= LEAST_RANGE), list[list[int]]()
     while len(left):
         same = np.abs(smalls[left] - smalls[left[0]]).max(axis=1) <= SAME
         groups.append([chosen[one] for one in left[same].tolist()])

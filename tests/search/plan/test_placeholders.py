@@ -67,6 +67,24 @@ def test_four_copies_pictures_of_one_colour_and_other_pictures_are_not_counted(t
     assert any("single colour" in one for one in warnings_about(data, config))
 
 
+@pytest.mark.parametrize("kind", ["nearly black", "mostly empty", "red"])
+def test_different_pictures_with_hardly_any_contrast_are_not_counted(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data"
+    for number in range(30):
+        draw = np.random.default_rng(number)
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        if kind == "nearly black":
+            pixels = draw.integers(0, 12, pixels.shape, np.uint8)
+        elif kind == "mostly empty":  # a dark sky with stars
+            pixels[tuple(draw.integers(0, 64, (2, 20)))] = 180
+        else:
+            pixels[..., 0] = 200 + number % 6
+        file = folder / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    assert list(placeholders(read(folder)[0])) == []
+
+
 def test_digits_are_not_placeholders(tmp_path: Path) -> None:
     data = prepare_data(DataConfig.model_validate({"source": "digits", "image_size": 8, "channels": 1}), tmp_path)
     assert list(placeholders(data)) == []
