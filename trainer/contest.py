@@ -40,8 +40,8 @@ class Suggestion:
     """What was found, and what to do."""
     contradicts_folders: bool
     """Whether the table contradicts the folders: some folder has pictures with different labels, or folders of several
-    names have pictures of one label. If the column of the classes is not known, this is true of each column that may
-    have them. False if no column was compared."""
+    names have pictures of one label. If the column of the classes is not known, this is true if a column may have them.
+    False if no column was compared."""
     divides_folders: bool = False
     """Whether the column of the classes is known, and some folder has pictures with different labels."""
     divided: Collection[str] = ()
@@ -185,31 +185,30 @@ def _divided(tables: Sequence[Labelling]) -> tuple[bool, set[str]]:
             labels_of[picture.name.rpartition("/")[0]].add(label)
     if divided := {folder for folder, labels in labels_of.items() if len(labels) > 1}:
         return True, divided
-    labelled = [(picture.name, label) for one in tables for picture, label in one.labels]
-    return False, set(labels_of) if _are_folders(labelled) is False else set()
+    levels = _levels([picture.name.split("/")[:-1] for one in tables for picture, _ in one.labels])
+    are_folders = _are_folders(levels, [label for one in tables for _, label in one.labels])
+    return False, set(labels_of) if are_folders is False else set()
 
 
-def _are_folders(labelled: Sequence[tuple[str, str]]) -> bool | None:
+def _levels(paths: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each depth with several folders, except for splits, the names of the folders in ``paths``; "" for none."""
+    deepest = max(map(len, paths), default=0)
+    levels = ([path[depth] if depth < len(path) else "" for path in paths] for depth in range(deepest))
+    return [level for level in levels if len(found := {*level} - {""}) > 1 and not all(map(split_of, found))]
+
+
+def _are_folders(levels: Sequence[Sequence[str]], labels: Sequence[str]) -> bool | None:
     """Whether labels are other names of folders: at one depth, all pictures in folders of one name have one label, and
-    hardly any two names have the same label. None if at no depth there are several folders, except for splits.
+    hardly any two names have the same label. None if there are no ``levels``."""
+    return any(_are_names(level, labels) for level in levels) if levels else None
 
-    Args:
-        labelled: names of pictures with their labels.
-    """
-    result = None
-    paths = [(name.split("/")[:-1], label) for name, label in labelled]
-    for depth in range(max((len(folders) for folders, _ in paths), default=0)):
-        labels_of: dict[str, set[str]] = defaultdict(set)
-        for folders, label in paths:
-            if depth < len(folders):
-                labels_of[folders[depth]].add(label)
-        if len(labels_of) < 2 or all(map(split_of, labels_of)):
-            continue
-        result = False
-        found = {label for labels in labels_of.values() for label in labels}
-        if all(len(labels) == 1 for labels in labels_of.values()) and len(found) >= 0.9 * len(labels_of):
-            return True
-    return result
+
+def _are_names(level: Sequence[str], labels: Sequence[str]) -> bool:
+    label_of: dict[str, str] = {}
+    for folder, label in zip(level, labels, strict=True):
+        if folder and label_of.setdefault(folder, label) != label:
+            return False
+    return len(set(label_of.values())) >= 0.9 * len(label_of)
 
 
 def about_test_table(tree: Folder, root: Path) -> str | None:
@@ -293,6 +292,8 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     if _other_folders(header, others, named):
         return None
     folders = {picture.name.rpartition("/")[0] for picture, _ in named}
+    columns = [[_cell(row, number) for _, row in named] for number in others]
+    may_have = any(len({*column} - {""}) > 1 and may_be_classes(column) for column in columns)
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
     if one_hot := about_one_hot(file.path, header, lines, index.root):
         return len(named), Suggestion(
@@ -301,7 +302,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     return len(named), Suggestion(
         f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "
         "the study file, with the name of that column as label",
-        contradicts_folders=True,
+        contradicts_folders=may_have,
         divided=folders,
         is_clear=False,
         settings=f"\n  [data]\n  labels = {_quoted(file.name)}\n"
@@ -313,24 +314,28 @@ def _other_folders(
     header: Sequence[str], others: Sequence[int], named: Sequence[tuple[File, Sequence[str]]]
 ) -> bool | None:
     """Whether one of the columns ``others`` has other names of the class folders: ``_are_folders``."""
-    results = []
-    for number in others:
-        values = [(picture.name, row[number].strip() if number < len(row) else "") for picture, row in named]
-        if (found := _are_folders(values)) and _may_name_folders(header[number], values):
+    paths = [picture.name.split("/")[:-1] for picture, _ in named]
+    levels = _levels(paths)
+    for number in others if levels else ():
+        values = [_cell(row, number) for _, row in named]
+        if _are_folders(levels, values) and _may_name_folders(header[number], values, paths):
             return True
-        results.append(found)
-    return None if set(results) <= {None} else False
+    return False if levels and others else None
 
 
-def _may_name_folders(column: str, values: Sequence[tuple[str, str]]) -> bool:
+def _cell(row: Sequence[str], number: int) -> str:
+    return row[number].strip() if number < len(row) else ""
+
+
+def _may_name_folders(column: str, values: Sequence[str], paths: Sequence[Sequence[str]]) -> bool:
     """Whether the values of a column may be other names of class folders: not splits, groups (patient_id) or numbers
     (age), unless the numbers are the names of the folders, or the column's name says that they are classes."""
     words = words_of(column)
     stems = {word.removesuffix("id") for word in words}
-    if stems & GROUPS or (stems != words and stems & THINGS) or all(split_of(value) for _, value in values):
+    if stems & GROUPS or (stems != words and stems & THINGS) or all(map(split_of, values)):
         return False
-    are_numbers = all(NUMBER.fullmatch(value) for _, value in values)
-    is_plain = stems != words or words & CLASSES or all(value in name.split("/")[:-1] for name, value in values)
+    are_numbers = all(map(NUMBER.fullmatch, values))
+    is_plain = stems != words or words & CLASSES or all(one in path for one, path in zip(values, paths, strict=True))
     return not are_numbers or bool(is_plain)
 
 

@@ -605,7 +605,7 @@ def test_a_table_whose_column_of_classes_is_unclear_is_named(tmp_path: Path) -> 
     (root / "metadata.csv").write_text(f"lesion_id,image_id,dx,age\n{rows}")
     assert prepare(root, tmp_path).notices == (), "the folders are the classes"
     make_folder(root, {"test": 3})
-    (root / "metadata.csv").write_text("image_id,width,height\n" + "".join(f"ISIC_{i},{i},{i}\n" for i in range(6)))
+    (root / "metadata.csv").write_text("image_id,width,height\n" + "".join(f"ISIC_{i},{i},{i % 2}\n" for i in range(6)))
     notices = prepare(root, tmp_path).notices
     assert any("if one of its columns (width, height) has their classes" in one for one in notices), "but not refused"
 

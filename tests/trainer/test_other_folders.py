@@ -8,7 +8,9 @@ import pytest
 from folders import make_folder, prepare, problems_of
 from printed_lines import run_line
 
+from trainer.contest import _other_folders
 from trainer.scan import scan_folder
+from trainer.tree import File
 
 TOLD = "the folders are taken for the classes, but "
 
@@ -102,6 +104,34 @@ def test_a_table_of_coarser_labels_is_told_and_the_folders_stay_the_classes(tmp_
     data = prepare(root, tmp_path)
     assert data.class_names == ("bus", "car", "train", "tram")
     assert data.notices[-1].startswith(f"{TOLD}meta.csv names 12 of the pictures and their classes")
+
+
+def test_a_table_of_technical_columns_only_is_not_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {f"train/{name}": 6 for name in ("cat", "dog")})
+    rows = "".join(
+        f"train/{name}/{n:03}.png,640,{300 + 17 * n + k},{(100 * k + n) * 7919:032x}\n"
+        for k, name in enumerate(("cat", "dog"))
+        for n in range(6)
+    )
+    (root / "meta.csv").write_text(f"file,width,height,md5\n{rows}")
+    assert scan_folder(root).notices == []
+
+
+class Counted(str):
+    """A name that counts how often it is split."""
+
+    splits = 0
+
+    def split(self, *args: object, **kwargs: object) -> list[str]:
+        Counted.splits += 1
+        return str(self).split("/")
+
+
+def test_the_names_of_pictures_are_split_once_however_many_columns_a_table_has() -> None:
+    files = [File(Counted(f"train/patient{n % 4}/study/{n}.png"), Path(), None) for n in range(20)]
+    named = [(file, ["ab"[n % 2], "cd"[n // 5 % 2], str(n)]) for n, file in enumerate(files)]
+    assert _other_folders(["sex", "view", "age"], [0, 1, 2], named) is False
+    assert Counted.splits == 20
 
 
 def test_a_table_beside_the_only_folder_with_pictures_is_told_with_the_option(tmp_path: Path) -> None:
