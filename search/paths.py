@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from search.errors import UsageError
-from trainer.kept import Altered, read_checked
+from trainer.errors import DiskError
+from trainer.kept import Altered, read_checked, write_whole
 
 
 @dataclass(frozen=True)
@@ -318,6 +319,43 @@ def _move(source: Path, target: Path) -> bool:
     found = [name for name in names if (source / name).exists()]
     for name in found:
         target.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target / name, ignore_errors=True)
-        shutil.move(source / name, target / name)  # copies what the system cannot rename, as in a container's layer
+        try:
+            _move_one(source / name, target / name)
+        except shutil.Error as error:  # of a folder: it has a list of (from, to, reason)
+            reason = error.args[0][0][2] if isinstance(error.args[0], list) else error
+            raise DiskError(f"{source / name} cannot be copied to {target / name}: {reason}") from error
     return bool(found)
+
+
+def _move_one(source: Path, target: Path) -> None:
+    """Move a file or folder. What the system cannot rename, as in a container's layer, is copied, then deleted. A kill
+    at any step loses nothing once the same move is begun again."""
+    mark = _mark_of(source)
+    if not (target.exists() and mark.exists() and mark.read_text() == target.parent.name):
+        _delete(target)
+        _mark_of(target).unlink(missing_ok=True)
+        try:
+            source.rename(target)
+        except OSError:
+            partial = target.with_name(f".{target.name}.partial")
+            _delete(partial)
+            if source.is_dir():
+                shutil.copytree(source, partial, symlinks=True)
+            else:
+                shutil.copy2(source, partial)
+            partial.rename(target)
+            write_whole(mark, target.parent.name.encode(), durable=False)
+    _delete(source)
+    mark.unlink(missing_ok=True)
+
+
+def _mark_of(source: Path) -> Path:
+    """While this file exists, the folder that it names has a complete copy of ``source``, which is being deleted."""
+    return source.with_name(f".{source.name}.moved")
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

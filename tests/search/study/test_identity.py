@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,62 @@ def test_files_that_the_system_cannot_rename_are_put_aside_and_come_back_too(tmp
         assert runs.bring_back("scripted", "a")
         assert (runs.trial("scripted", 1) / "checkpoint").read_text() == "weights"
         assert runs.journal("scripted").read_text() == "lines"
+
+
+def test_a_kill_at_any_step_of_a_move_that_copies_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, steps = Path.rename, iter(range(0))
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name in ("trials", "journal.jsonl"):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+        return rename(path, target)
+
+    def killed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            if next(steps, None) == 0:
+                raise KeyboardInterrupt
+            return call(*arguments, **options)
+
+        return step
+
+    monkeypatch.setattr(Path, "rename", killed(refused))
+    monkeypatch.setattr(Path, "unlink", killed(Path.unlink))
+    for name in ("unlink", "rmdir", "open", "mkdir"):
+        monkeypatch.setattr(os, name, killed(getattr(os, name)))
+    for at in range(100):
+        runs, kills = Runs(tmp_path / str(at)), 0
+        for number in range(3):
+            runs.checkpoint("birds", number).parent.mkdir(parents=True)
+            runs.checkpoint("birds", number).write_text("weights")
+        runs.journal("birds").write_text("lines")
+        steps = iter(range(at, -1, -1))
+        try:
+            runs.put_aside("birds", "a")
+        except KeyboardInterrupt:
+            kills = 1
+        steps = iter(range(0))
+        runs.put_aside("birds", "a")
+        aside = runs.earlier("birds", "a")
+        assert sorted(path.name for path in aside.iterdir()) == ["journal.jsonl", "trials"], at
+        assert sorted(path.name for path in (aside / "trials").iterdir()) == ["0", "1", "2"], at
+        assert all((aside / f"trials/{number}/checkpoint").read_text() == "weights" for number in range(3)), at
+        assert not runs.trials("birds").exists()
+        if not kills:
+            break
+    assert 10 < at < 99
+
+
+def test_what_is_in_the_place_of_files_that_are_put_aside_is_replaced(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    runs.trial("birds", 1).mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    runs.earlier("birds", "a").mkdir(parents=True)
+    (runs.earlier("birds", "a") / "trials").symlink_to(tmp_path / "other")
+    runs.put_aside("birds", "a")
+    assert (runs.earlier("birds", "a") / "trials/1").is_dir()
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_database_has(bench: Bench) -> None:
