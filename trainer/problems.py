@@ -42,7 +42,9 @@ def find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int])
     for split, name in zip(cache.splits, cache.classes, strict=True):
         classes[split].add(name)
     add = f"add some or remove its {what}"
-    cures = {split: _cures(found, in_train, add) for split, found in sorted(classes.items()) if split != "train"}
+    cures = {
+        split: _cures(found, in_train, add) for split, found in sorted(classes.items()) if in_train and split != "train"
+    }
     together = [split for split, found in cures.items() if _are_told_together(found, classes[split], add)]
     for folder, split, name in cache.class_folders:
         if split == "train" and name not in in_train and refuses:

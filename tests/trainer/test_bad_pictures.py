@@ -255,3 +255,13 @@ def test_broken_links_say_where_they_lead(tmp_path: Path) -> None:
     message = problems_of(root, tmp_path)
     assert "cat/003.png: is a broken link, to ../.git/annex/objects/x.png; git annex get fetches its content" in message
     assert message.endswith("cat/004.png: is a broken link, to ../gone.png")
+
+
+def test_classes_of_other_splits_are_not_told_if_no_training_picture_is_readable(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    for file in root.glob("train/*/*.png"):
+        file.write_bytes(b"no picture")
+    message = problems_of(root, tmp_path)
+    assert "no class to train on" in message
+    assert "is a class of train" not in message
+    assert "no training picture" not in message

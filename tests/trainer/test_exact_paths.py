@@ -104,7 +104,7 @@ def test_the_memory_for_another_spelling_does_not_grow_with_the_folders_of_a_cel
 
 
 def test_a_path_may_have_several_folders_more_than_the_name_of_a_picture() -> None:
-    miss = index_of("a/x.png", "b/x.png").near_miss("of/my/set\\a/x.png")
+    miss = index_of("a/x.png", "b/x.png").near_miss("of/my/own\\a/x.png")
     assert miss is not None
     assert (miss.file.name, miss.why) == ("a/x.png", "paths begin with 3 folders more than here")
-    assert miss.mended("of/my/set\\a/x.png") == "a/x.png"
+    assert miss.mended("of/my/own\\a/x.png") == "a/x.png"
