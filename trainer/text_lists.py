@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from trainer.classes import are_measured, combined, may_be_classes
 from trainer.config import Columns
@@ -16,6 +17,7 @@ from trainer.errors import DataError
 from trainer.file_index import FileIndex, encoding_of, naming_column, read_lines, separator_of
 from trainer.joining import JOINED
 from trainer.labels import read_table
+from trainer.pixels import about_pixels
 from trainer.split_names import rest_of, split_of, words_of
 from trainer.tree import PICTURE_ENDINGS, File
 
@@ -23,6 +25,15 @@ __all__ = ["about_lists"]
 
 MOST_LINES = 10_000
 """Largest number of lines that are read of a file. Lists are often sorted, so those of one word may come first."""
+
+MOST_CHARACTERS = 20_000_000
+"""Largest number of characters that are read of a file."""
+
+BEGINNING = 4_000
+"""Number of characters of a line in which a column that names pictures is looked for."""
+
+MOST_CELLS = 20
+"""Largest number of cells after the name of a picture at which a line is cut."""
 
 CORNERS = 4
 """Number of numbers that make a box in a picture."""
@@ -99,46 +110,76 @@ def _read(file: File, index: FileIndex) -> _List | None:
     try:
         encoding = encoding_of(file.path)
         with file.path.open(encoding=encoding) as text:
-            lines = [line.strip() for line in islice(text, MOST_LINES)]
+            lines = [line.strip() for line in islice(_lines_of(text), MOST_LINES)]
     except (OSError, ValueError):
         return None
-    filled = [line for line in lines if line]
-    for separator in (separator_of("\n".join(filled)), None):
-        number = naming_column([line.split(separator) for line in filled], index)
-        if number is not None:
-            break
-    else:
+    some = [line[:BEGINNING] for line in islice(filter(None, lines), 100)]
+    separator: str | None = separator_of("\n".join(some))
+    if not file.name.lower().endswith(".txt") and _have_pixels([line.split(separator) for line in some]):
         return None
-    rows = [line.split(separator) for line in lines]
-    above = next(at for at, row in enumerate(rows) if number < len(row) and index.find(row[number]))
+    number = naming_column([line.split(separator) for line in some], index)
+    if number is None:
+        separator, number = None, naming_column([line.split() for line in some], index)
+    if number is None:
+        return None
+    most = number + 1 + MOST_CELLS
     named = [
-        (line, row) for line, row in zip(lines, rows, strict=True) if number < len(row) and index.find(row[number])
+        (at, row[:most])
+        for at, row in enumerate(line.split(separator, most) for line in lines)
+        if number < len(row) and index.find(row[number])
     ]
+    above = named[0][0]
     after = [row[number + 1 :] for _, row in named]
     if not all(after):
         return None
-    header = _header(rows[:above], number, after)
-    if _are_yes_or_no(after, header):
+    width, first = len(lines[above].split(separator)) - number - 1, {row[0].strip() for row in after}
+    header = _header(lines[:above], separator, number, width, first)
+    if _are_yes_or_no((lines[at].split(separator)[number + 1 :] for at, _ in named), header):
         return _List(file, encoding, separator, number, -1, above, header, [(row[number], "") for _, row in named])
     parts = _parts(file, after, separator, number)
     if parts is None:
         return None
-    cut = [line.split(separator, parts) for line, _ in named]
+    cut = [lines[at].split(separator, parts if parts >= 0 else number + 2) for at, _ in named]
     found = _List(
         file, encoding, separator, number, parts, above, header, [(row[number], row[number + 1].strip()) for row in cut]
     )
     return found if _may_be_labels(found) else None
 
 
-def _header(above: Sequence[Sequence[str]], number: int, after: Sequence[Sequence[str]]) -> Sequence[str]:
+def _lines_of(text: TextIO) -> Iterator[str]:
+    """The whole lines in the first ``MOST_CHARACTERS`` of a file."""
+    left = MOST_CHARACTERS
+    while left > 0 and (line := text.readline(left)):
+        left -= len(line)
+        if left > 0 or line.endswith("\n"):
+            yield line
+
+
+def _have_pixels(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the cells are those of a table with the pixels of pictures, and not columns of ``YES_OR_NO``."""
+    cells = [[cell.strip(' "') for cell in row] for row in rows]
+    levels = [{cell for cell in row if cell.isdecimal()} - YES_OR_NO for row in cells[1:]]
+    if not any(len(found) > 1 for found in levels) and max(map(len, cells), default=0) > MOST_CELLS:
+        return False
+    return bool(about_pixels(rows[0], list(enumerate(cells[1:])))) if rows else False
+
+
+def _header(above: Sequence[str], separator: str | None, number: int, width: int, first: Set[str]) -> Sequence[str]:
     """The names of the columns after the one that names pictures, in the last line above the pictures. The line may
-    have no name for the column that names pictures."""
-    filled = [row for row in above if any(row)]
-    width = len(after[0])
-    if not filled or filled[-1][0].startswith("#") or len(filled[-1]) not in (width, number + 1 + width):
+    have no name for the column that names pictures.
+
+    Args:
+        above: the lines above the pictures.
+        separator: the separator of the cells.
+        number: number of the column that names pictures.
+        width: number of the columns after it.
+        first: the cells of the first column after it.
+    """
+    last = next(filter(None, reversed(above)), "").split(separator)
+    if not last or last[0].startswith("#") or len(last) not in (width, number + 1 + width):
         return ()
-    names = [name.strip() for name in filled[-1][-width:]]
-    return () if names[0] in {row[0].strip() for row in after} else names
+    names = [name.strip() for name in last[-width:]]
+    return () if names[0] in first else names
 
 
 def _parts(file: File, after: Sequence[Sequence[str]], separator: str | None, number: int) -> int | None:
@@ -165,11 +206,14 @@ def _parts(file: File, after: Sequence[Sequence[str]], separator: str | None, nu
     return number + 1
 
 
-def _are_yes_or_no(after: Sequence[Sequence[str]], header: Sequence[str]) -> bool:
+def _are_yes_or_no(after: Iterable[Sequence[str]], header: Sequence[str]) -> bool:
     """Whether the cells after the name of each picture are columns of YES_OR_NO, at least two with names."""
-    widths = {len(row) for row in after}
-    is_wide = len(widths) == 1 and max(widths) >= (2 if header else CORNERS)
-    return is_wide and {cell.strip() for row in after for cell in row} <= YES_OR_NO
+    width = 0
+    for row in after:
+        width = width or len(row)
+        if len(row) != width or not {cell.strip() for cell in row} <= YES_OR_NO:
+            return False
+    return width >= (2 if header else CORNERS)
 
 
 def _may_be_labels(one: _List) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from folders import make_folder, names_in, prepare, problems_of
 from printed_lines import run_line
 
 from trainer.data import Dataset
+from trainer.file_index import FileIndex
+from trainer.text_lists import about_lists
+from trainer.tree import File
 
 PLANES = ("707-320", "Boeing 717", "ATR-42", "BAE 146-200")
 
@@ -212,3 +216,18 @@ def test_numbers_of_pictures_are_no_classes(tmp_path: Path, name: str) -> None:
     root = make_folder(tmp_path / "imagenet", {"Data": 6})
     write(root, name, [f"{i:03} {i + 1}" for i in range(6)])
     assert name not in problems_of(root, tmp_path)
+
+
+def test_numbers_of_pixels_are_not_cut_into_cells(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 4})
+    pixels = " ".join(str(value) for value in range(100, 200)) * 23
+    (root / "fer.csv").write_text("emotion,pixels\n" + f"1,{pixels}\n" * 1_500)
+    (root / "masks.txt").write_text("".join(f"{i % 4:03}.png {pixels}\n" for i in range(1_500)))
+    files = [File(file.name, file, None) for file in sorted(root.glob("*.*"))]
+    index = FileIndex([File(f"pics/{i:03}.png", root / f"pics/{i:03}.png", None) for i in range(4)], root)
+    tracemalloc.start()
+    try:
+        assert list(about_lists(files, index, root)) == []
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
