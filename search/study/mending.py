@@ -17,8 +17,9 @@ from search.paths import Runs
 from search.study.gone import GONE, GONE_REASON, fill_gaps
 from search.study.journal import read_journal, study_uuid_of
 from search.study.marks import CHANGED_REASON, MARK, Marks
+from search.study.statements import MOST_IDS
 from search.study.study import uuid_of
-from search.study.void import Told, told_in, words_of
+from search.study.void import Told, told_in
 
 _FINISHED = [state for state in TrialState if state.is_finished()]
 
@@ -31,11 +32,6 @@ class Mending:
     """Sentences about changed numbers."""
     void: Mapping[int, str] = field(default_factory=dict)
     """Number of a trial that is no longer used -> the reason. The line of the next launch in the journal says it."""
-
-    @property
-    def sentences(self) -> list[str]:
-        """All of it, for a process that writes no such line."""
-        return [*self.renumbered, *words_of(self.void)]
 
 
 def mend_trials(storage: RDBStorage, name: str, runs: Runs) -> Mending:
@@ -72,9 +68,9 @@ def _seal(study: optuna.Study, storage: RDBStorage, uuid: str, runs: Runs) -> li
     rows = [_row(one, marks.sealed(one, differs=one.number in differing)) for one in trials]
     attributes = models.TrialUserAttributeModel.__table__
     with storage.engine.begin() as connection:
-        for row in rows:
-            this = and_(attributes.c.trial_id == row["trial_id"], attributes.c.key == MARK)
-            connection.execute(delete(attributes).where(this))
+        for at in range(0, len(rows), MOST_IDS):
+            these = attributes.c.trial_id.in_([row["trial_id"] for row in rows[at : at + MOST_IDS]])
+            connection.execute(delete(attributes).where(these, attributes.c.key == MARK))
         if rows:
             connection.execute(insert(attributes), rows)
     return sorted(differing)

@@ -15,15 +15,18 @@ import pytest
 from needed import postgres
 from optuna.trial import create_trial
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+from sqlalchemy.event import listen
 
 from search.errors import NothingToExport
 from search.export.choice import choose_trials
 from search.paths import Runs
 from search.policy.halving import RUNG
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
+from search.running.stop import stop_search
 from search.study.gone import CREATED, GONE_REASON, fill_gaps
 from search.study.journal import read_journal
 from search.study.marks import BEFORE, CHANGED_REASON, ENDED, MARK, own_trials
+from search.study.mending import mend_trials
 from search.study.replay import Replay, replay, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import find_study
@@ -290,6 +293,30 @@ def test_a_trial_of_an_earlier_version_that_agrees_with_the_journal_gets_a_check
     sql(bench, CHANGES["size"])
     reader, _ = find_study(open_storage(parse_url(f"sqlite:///{bench.folder}/search.db")), "scripted")
     assert [trial.number for trial in own_trials(reader)] == [0, 2]
+
+
+def test_the_marks_of_an_earlier_version_are_replaced_by_one_statement(bench: Bench) -> None:
+    search(bench, 3)
+    as_ended_by(bench, "without checksums")
+    storage, said = open_storage(parse_url(f"sqlite:///{bench.folder}/search.db")), list[str]()
+    listen(storage.engine, "before_cursor_execute", lambda _connection, _cursor, words, *_: said.append(words))
+    mend_trials(storage, "scripted", Runs(bench.folder))
+    assert (
+        len([words for words in said if words.startswith("DELETE FROM trial_user_attributes") and "key" in words]) == 1
+    )
+    assert [len(row) for row in sql(bench, f"SELECT 1 FROM trial_user_attributes WHERE key = '{MARK}'")] == [3]
+
+
+def test_a_deleted_trial_is_named_by_the_launch_and_not_by_a_stop_that_writes_no_line(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(bench, 3)
+    delete(bench, 1)
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+    assert stop_search("scripted", url, Runs(bench.folder), finish=True, tell=bench.hear).finished == 0
+    assert GONE_REASON not in capsys.readouterr().err
+    search(bench, 4)
+    assert len([line for line in bench.warnings if GONE_REASON in line]) == 1
 
 
 def test_a_trial_of_an_earlier_version_that_the_journal_lacks_is_kept(bench: Bench) -> None:
