@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -66,6 +67,8 @@ class _List:
     rows: Sequence[tuple[str, str]]
     """Name and class of each picture; an empty class if there is no single column of classes, but several of 0 and 1.
     """
+    is_cut: bool
+    """Whether the file has more lines than were read."""
 
     @property
     def split(self) -> str | None:
@@ -111,6 +114,7 @@ def _read(file: File, index: FileIndex) -> _List | None:
         encoding = encoding_of(file.path)
         with file.path.open(encoding=encoding) as text:
             lines = [line.strip() for line in islice(_lines_of(text), MOST_LINES)]
+            is_cut = text.readline(1) != ""
     except (OSError, ValueError):
         return None
     some = [line[:BEGINNING] for line in islice(filter(None, lines), 100)]
@@ -135,14 +139,14 @@ def _read(file: File, index: FileIndex) -> _List | None:
     width, first = len(lines[above].split(separator)) - number - 1, {row[0].strip() for row in after}
     header = _header(lines[:above], separator, number, width, first)
     if _are_yes_or_no((lines[at].split(separator)[number + 1 :] for at, _ in named), header):
-        return _List(file, encoding, separator, number, -1, above, header, [(row[number], "") for _, row in named])
+        rows = [(row[number], "") for _, row in named]
+        return _List(file, encoding, separator, number, -1, above, header, rows, is_cut)
     parts = _parts(file, after, separator, number)
     if parts is None:
         return None
     cut = [lines[at].split(separator, parts if parts >= 0 else number + 2) for at, _ in named]
-    found = _List(
-        file, encoding, separator, number, parts, above, header, [(row[number], row[number + 1].strip()) for row in cut]
-    )
+    rows = [(row[number], row[number + 1].strip()) for row in cut]
+    found = _List(file, encoding, separator, number, parts, above, header, rows, is_cut)
     return found if _may_be_labels(found) else None
 
 
@@ -312,24 +316,36 @@ def _as_table(one: _List, lists: Sequence[_List], root: Path) -> str:
 
 def _of_one_set(one: _List, lists: Sequence[_List]) -> Sequence[_List]:
     """A list of training pictures and those of the other splits, in their order: their names differ only in the words
-    of the splits, they name other pictures, and they have no other classes. For another list, this list alone."""
+    of the splits, they name other pictures, and they have no other classes, if all lines of it were read. For another
+    list, this list alone."""
     if one.split != "train":
         return [one]
     name = _without_splits(one.file)
-    found = [one]
+    found, pictures = [one], _names(one)
     for split in ("val", "test"):
         for other in lists:
-            pictures = {name for list_ in found for name, _ in list_.rows}
             if (
                 other.split == split
                 and _without_splits(other.file) == name
                 and (other.separator, other.number, other.parts) == (one.separator, one.number, one.parts)
-                and {label for _, label in other.rows} <= {label for _, label in one.rows}
-                and pictures.isdisjoint(name for name, _ in other.rows)
+                and (one.is_cut or {label for _, label in other.rows} <= {label for _, label in one.rows})
+                and pictures.isdisjoint(names := _names(other))
             ):
                 found.append(other)
+                pictures |= names
                 break
     return found
+
+
+def _names(one: _List) -> set[str]:
+    """The names of the pictures of a list, also in lines after the first ``MOST_LINES``."""
+    names = {name for name, _ in one.rows}
+    if one.is_cut:
+        with suppress(OSError, ValueError), one.file.path.open(encoding=one.encoding) as text:
+            for line in islice(_lines_of(text), one.above, None):
+                cells = line.strip().split(one.separator, one.number + 1)
+                names.update(cells[one.number : one.number + 1])
+    return names - {""}
 
 
 def _without_splits(file: File) -> str:

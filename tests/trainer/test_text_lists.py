@@ -231,3 +231,13 @@ def test_numbers_of_pixels_are_not_cut_into_cells(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 40_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_long_lists_sorted_by_class_are_joined_unless_they_share_a_picture(tmp_path: Path, shared: int) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 12})
+    lines = [f"{i:03}.png {'ab'[i // 5]}\n" for i in range(10)]
+    (root / "train.txt").write_text(lines[0] * 5_000 + "".join(lines[1:5]) * 2_000 + "".join(lines[5:]))
+    (root / "test.txt").write_text("010.png a\n011.png b\n" + lines[9] * shared)
+    told = problems_of(root, tmp_path)
+    assert ("makes a table of labels of it and test.txt" in told) == (not shared)
