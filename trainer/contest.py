@@ -291,19 +291,20 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
         return None
     if _other_folders(header, others, named):
         return None
-    folders = {picture.name.rpartition("/")[0] for picture, _ in named}
+    folders = [picture.name.rpartition("/")[0] for picture, _ in named]
     columns = [[_cell(row, number) for _, row in named] for number in others]
-    may_have = any(len({*column} - {""}) > 1 and may_be_classes(column) for column in columns)
+    may_be = [column for column in columns if len({*column} - {""}) > 1 and may_be_classes(column)]
+    share = any(len({*zip(folders, column, strict=True)}) == len({*folders}) for column in may_be)
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
     if one_hot := about_one_hot(file.path, header, lines, index.root):
         return len(named), Suggestion(
-            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, divided=folders, is_clear=False
+            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, divided=set(folders), is_clear=False
         )
     return len(named), Suggestion(
         f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "
         "the study file, with the name of that column as label",
-        contradicts_folders=may_have,
-        divided=folders,
+        contradicts_folders=bool(may_be),
+        divided=set(folders) if share else set(),  # folders, such as those of patients, whose pictures share a value
         is_clear=False,
         settings=f"\n  [data]\n  labels = {_quoted(file.name)}\n"
         f'  columns = {{ file = {_quoted(name)}, label = "..." }}',

@@ -179,8 +179,9 @@ def _header(above: Sequence[str], separator: str | None, number: int, width: int
         width: number of the columns after it.
         first: the cells of the first column after it.
     """
-    last = next(filter(None, reversed(above)), "").split(separator)
-    if not last or last[0].startswith("#") or len(last) not in (width, number + 1 + width):
+    line = next(filter(None, reversed(above)), "")
+    last = line.split(separator)
+    if not line or line.startswith("#") or len(last) not in (width, number + 1 + width):
         return ()
     names = [name.strip() for name in last[-width:]]
     return () if names[0] in first else names
