@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import warnings
 import zlib
 from collections.abc import Callable
@@ -174,7 +175,7 @@ def _open_or_build(
     with suppress(DataError):  # without a lock, because the folder of a finished cache may be read-only
         return open_whole(final, progress)
     for path in (final, unfinished, cache_dir, *cache_dir.parents):
-        if os.path.lexists(path) and (not path.is_dir() or (path.parent == cache_dir and path.is_symlink())):
+        if _is_in_the_way(path, cache_dir):
             raise DiskError(
                 f"the picture cache needs a folder in the place of {path}, which is a file or a link; move that away, "
                 "and the same command goes on"
@@ -210,6 +211,14 @@ def _open_or_build(
     except OSError as error:
         raise DiskError(f"the picture cache cannot be written in {cache_dir}: {error.strerror or error}") from None
     return open_cache(final)
+
+
+def _is_in_the_way(path: Path, cache_dir: Path) -> bool:
+    """Whether a file, or a link in place of a cache, is where a folder is needed."""
+    with suppress(OSError):
+        mode = path.lstat().st_mode
+        return not stat.S_ISDIR(mode) and (path.parent == cache_dir or not (stat.S_ISLNK(mode) and path.is_dir()))
+    return False
 
 
 def shaping(config: DataConfig) -> dict[str, Any]:

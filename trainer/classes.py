@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from trainer.split_names import split_of
 
-__all__ = ["are_measured", "combined", "decimals_in", "may_be_classes"]
+__all__ = ["are_measured", "combined", "decimals_in", "have_one_each", "may_be_classes"]
 
 DECIMAL = re.compile(r"[-+]?\d*[.]\d+")
 
@@ -17,6 +17,17 @@ CHOICES = re.compile(r'\{"choices": *\[(.*)\]\}')
 
 MANY_DECIMALS = 10
 """Up to this many different values with decimal places, such as 0.5, 1.5 and 2.5, are probably classes."""
+
+
+def have_one_each(folders: Sequence[str], values: Sequence[str]) -> bool:
+    """Whether the pictures of each folder have one value, empty ones left out.
+
+    Args:
+        folders: of each picture, the name of its folder.
+        values: of each picture, its value; "" if it has none.
+    """
+    pairs = {(folder, value) for folder, value in zip(folders, values, strict=True) if value}
+    return len(pairs) == len({folder for folder, _ in pairs})
 
 
 def decimals_in(values: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.classes import may_be_classes
+from trainer.classes import have_one_each, may_be_classes
 from trainer.config import Columns
 from trainer.errors import DataError
 from trainer.file_index import FileIndex, corrected, read_lines, tables_in
@@ -81,7 +81,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
         if not unclear:
             tables.sort(key=lambda file: _said_split(file) in ("val", "test"))
             return next(filter(None, (_near_missed(file, index) for file in tables)), None)
-        return max(unclear, key=lambda one: one[0])[1]
+        return max(unclear, key=lambda one: (one[1].contradicts_folders, one[0]))[1]
     return _suggestion(found, tree, root)
 
 
@@ -294,7 +294,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     folders = [picture.name.rpartition("/")[0] for picture, _ in named]
     columns = [[_cell(row, number) for _, row in named] for number in others]
     may_be = [column for column in columns if len({*column} - {""}) > 1 and may_be_classes(column)]
-    share = any(len({*zip(folders, column, strict=True)}) == len({*folders}) for column in may_be)
+    share = any(have_one_each(folders, column) for column in may_be)
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
     if one_hot := about_one_hot(file.path, header, lines, index.root):
         return len(named), Suggestion(

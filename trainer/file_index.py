@@ -43,7 +43,7 @@ as a whole, so this limit, the highest that all systems allow, costs nothing."""
 LONGEST_PATH = 16_384
 """Largest number of characters of a cell that may name a file: 4,096 bytes written as %20, and a signature after it."""
 
-MOST_FOLDERS = 10
+MOST_FOLDERS = 40
 """Largest number of leading folders that a path may have more than the name of a picture."""
 
 TABLE = re.compile(r"\.[ct]sv$")

@@ -26,14 +26,15 @@ def masks_among(folders: Sequence[Folder], *, same_name: bool = False) -> Iterat
     """The folders that seem to hold masks, each with the folder of their pictures: one of a name such as images, or,
     with ``same_name``, of the name of the masks' folder without the word for masks (Trout beside Trout GT)."""
     masks = [one for one in folders if words_of(one.base) & MASK_WORDS]
-    for mask in masks:
+    others = [(one, words) for one in folders if not (words := words_of(one.base)) & MASK_WORDS]
+    for mask in masks if others else ():
         name = words_of(mask.base) - MASK_WORDS if same_name else set()
-        known = {MASK_ENDING.sub("", _stem(file)) for file in mask.walk() if file.is_picture}
-        for image in (one for one in folders if one not in masks):
-            if words_of(image.base) & IMAGE_WORDS or words_of(image.base) == name != set():
-                pictures = [file for file in image.walk() if file.is_picture]
-                if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
-                    yield mask, image
+        images = [one for one, words in others if words & IMAGE_WORDS or words == name != set()]
+        known = {MASK_ENDING.sub("", _stem(file)) for file in mask.walk() if file.is_picture} if images else set()
+        for image in images:
+            pictures = [file for file in image.walk() if file.is_picture]
+            if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
+                yield mask, image
 
 
 def masks_inside(classes: Sequence[Folder]) -> list[str]:

@@ -102,7 +102,8 @@ def about_lists(files: Sequence[File], index: FileIndex, root: Path) -> Iterator
     """
     lists = [one for file in files if (one := _read(file, index)) is not None]
     known = {label for one in lists if one.split in ("train", None) for _, label in one.rows}
-    lists = [one for one in lists if not _are_counted(one) or known.issuperset(label for _, label in one.rows)]
+    if not any(one.is_cut for one in lists if one.split in ("train", None)):  # else not all classes are known
+        lists = [one for one in lists if not _are_counted(one) or known.issuperset(label for _, label in one.rows)]
     for one in lists:
         if (told := _about(one, lists, index, root)) is not None:
             yield told
@@ -132,6 +133,8 @@ def _read(file: File, index: FileIndex) -> _List | None:
         for at, row in enumerate(line.split(separator, most) for line in lines)
         if number < len(row) and index.find(row[number])
     ]
+    if not named:  # only the cut beginnings of lines name pictures
+        return None
     above = named[0][0]
     after = [row[number + 1 :] for _, row in named]
     if not all(after):

@@ -143,7 +143,7 @@ def export_best(
         hold_devices(devices, console.say),
         storage_errors(url),
     ):
-        for line in [*notes, *mend_trials(backend_of(study), study_name, runs).renumbered]:
+        for line in [*notes, *mend_trials(backend_of(study), study_name, runs).sentences]:
             console.say(line)
         return export_owned(OwnedStudy(study, spec, check_lock), runs, devices, console, out=out, numbers=numbers)
 

@@ -28,9 +28,14 @@ SAME = 12
 four sizes and as JPEG of quality 15 to 95, it is at most 11; of 1,000 birds, flowers, CIFAR-10 or digits, no two have
 so little."""
 
-LEAST_RANGE = 48
-"""Smallest range of a channel in a small version, in levels, for it to be compared. Pictures with less, such as those
-of a night sky, all look the same at this size, and need not be the same."""
+LEAST_RANGE = 8
+"""Smallest range of a channel in a small version, in levels, for it to be compared. Pictures with less, such as nearly
+black ones, all look the same at this size, and need not be the same."""
+
+SHARE = 4
+"""The differences may be at most the range divided by this: two night skies with other stars do not look the same. Of
+faint texts (#bbb on #f2f2f2 to #888 on white) as JPEG of quality 30 to 95, the difference is at most a ninth of the
+range."""
 
 
 def placeholders(data: Dataset) -> Iterator[str]:
@@ -40,7 +45,7 @@ def placeholders(data: Dataset) -> Iterator[str]:
     ranges = np.ptp(smalls.reshape(len(smalls), SIDE * SIDE, -1), axis=1).max(axis=1)
     left, groups = np.flatnonzero(ranges >= LEAST_RANGE), list[list[int]]()
     while len(left):
-        same = np.abs(smalls[left] - smalls[left[0]]).max(axis=1) <= SAME
+        same = np.abs(smalls[left] - smalls[left[0]]).max(axis=1) <= min(SAME, ranges[left[0]] / SHARE)
         groups.append([chosen[one] for one in left[same].tolist()])
         left = left[~same]
     if many := sorted((group for group in groups if len(group) >= FEWEST), key=len, reverse=True):

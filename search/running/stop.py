@@ -85,8 +85,7 @@ def owner_here(name: str, url: URL, runs: Runs) -> str | None:
 
 
 def _warn(lines: Sequence[str]) -> None:
-    """Print lines about files and trials that were found missing or changed. No later launch repeats them, because the
-    journal or, for a changed number, the database has them then."""
+    """Print lines about files and trials that were found missing or changed."""
     for line in lines:
         tell_aside(line)
 
@@ -99,7 +98,7 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
         study, spec = find_study(storage, name)
         paused = [trial for trial in study.get_trials(deepcopy=False) if is_paused(trial)]
         if not paused:
-            _warn(mended.renumbered)
+            _warn(mended.sentences)
             return 0
         notes = take_folder(runs, name, uuid_of(name, storage))
         uuid, journal = study.user_attrs.get(UUID), Journal(runs.journal(name))

@@ -19,7 +19,7 @@ from search.study.journal import read_journal, study_uuid_of
 from search.study.marks import CHANGED_REASON, MARK, Marks
 from search.study.statements import MOST_IDS
 from search.study.study import uuid_of
-from search.study.void import Told, told_in
+from search.study.void import Told, told_in, words_of
 
 _FINISHED = [state for state in TrialState if state.is_finished()]
 
@@ -32,6 +32,12 @@ class Mending:
     """Sentences about changed numbers."""
     void: Mapping[int, str] = field(default_factory=dict)
     """Number of a trial that is no longer used -> the reason. The line of the next launch in the journal says it."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """Sentences about changed numbers, and about trials that are no longer used because they were changed. Those
+        that were deleted are named by the next launch, which writes it into the journal."""
+        return [*self.renumbered, *words_of({one: why for one, why in self.void.items() if why == CHANGED_REASON})]
 
 
 def mend_trials(storage: RDBStorage, name: str, runs: Runs) -> Mending:

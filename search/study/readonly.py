@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from search.errors import StorageError
 from search.study import postgres
@@ -97,7 +97,9 @@ class Database:
                 "or run `optuna storage upgrade`."
             ) from None
         except (SQLAlchemyError, StorageInternalError) as error:
-            if self.path is None and isinstance(error.__cause__ or error, OperationalError):
+            cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+            denied = postgres.sqlstate_of(getattr(cause, "orig", None) or error) == "42501"
+            if self.path is None and (isinstance(cause, OperationalError) or denied):
                 raise self.unreadable(error) from None
             # A writer has created that table but not filled it yet. Optuna would fill it, but cannot write here.
             raise NotReadyError(f"{self.name} is being created.") from None
@@ -105,7 +107,11 @@ class Database:
         return storage
 
     def _note_failure(self, context: ExceptionContext) -> None:
-        self._failed.error = context.sqlalchemy_exception or context.original_exception
+        found = context.sqlalchemy_exception
+        if isinstance(found, DBAPIError) and not isinstance(
+            found, DataError | IntegrityError
+        ):  # else the request's fault
+            self._failed.error = found
 
     def has_failed(self) -> bool:
         """Whether an opened storage has failed in this thread, and ``failure`` was not called since."""

@@ -72,6 +72,8 @@ def parse_url(url: str) -> URL:
     Raises:
         StorageError: this is not a URL, or the database is not supported.
     """
+    if not url:
+        raise StorageError("--storage is not a URL but empty; set SEARCH_STORAGE to the database's URL, or write it")
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
@@ -146,7 +148,8 @@ def with_database(runs: Runs, url: URL) -> Runs:
     A URL with a password is not printed. A command then reads it from the environment variable SEARCH_STORAGE.
     """
     file = sqlite_file(url)
-    if file is not None and os.path.realpath(file) == os.path.realpath(runs.database):
+    is_default = file is not None and os.path.realpath(file) == os.path.realpath(runs.database)
+    if is_default and not os.environ.get("SEARCH_STORAGE"):
         return runs
     secret = url.password is not None or any(map(_secret, url.query))
     word = '"$SEARCH_STORAGE"' if secret else shlex.quote(url.render_as_string(hide_password=False))

@@ -117,6 +117,29 @@ def test_a_table_of_technical_columns_only_is_not_told(tmp_path: Path) -> None:
     assert scan_folder(root).notices == []
 
 
+def test_a_table_that_cannot_have_the_classes_hides_none_that_can(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "skin", {f"patient{i}": 6 for i in range(4)})
+    rows = [f"patient{i}/{n:03}.png" for i in range(4) for n in range(6)]
+    sums = "".join(f"{file},{700 + 13 * n},{n * 7919:032x}\n" for n, file in enumerate(rows))
+    (root / "checksums.csv").write_text(f"file,size,md5\n{sums}")
+    facts = "".join(f"{file},{('nevus', 'melanoma')[n // 6 % 2]},{('A', 'B')[n % 2]}\n" for n, file in enumerate(rows))
+    (root / "metadata.csv").write_text(f"file,dx,device\n{facts}")
+    (notice,) = scan_folder(root).notices
+    assert notice.startswith(f"{TOLD}metadata.csv names 24 of the pictures")
+
+
+def test_empty_cells_do_not_hide_that_pictures_of_a_patient_share_a_value(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "skin", {f"train/patient{i}": 6 for i in range(4)})
+    rows = "".join(
+        f"train/patient{i}/{n:03}.png,{('F', 'M')[i % 2] if n else ''},{40 + i % 2 if n % 5 else ''}\n"
+        for i in range(4)
+        for n in range(6)
+    )
+    (root / "metadata.csv").write_text(f"file,sex,age\n{rows}")
+    (notice,) = scan_folder(root).notices
+    assert notice.startswith(f"{TOLD}metadata.csv names 24 of the pictures")
+
+
 class Counted(str):
     """A name that counts how often it is split."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from folders import make_folder, prepare, problems_of
 
+from trainer.masks import masks_inside
 from trainer.split_names import splits_of
-from trainer.tree import read_tree
+from trainer.tree import Folder, read_tree
 
 EXPECTED = "expected is CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
 XRAYS = {f"{split}/{kind}": 2 for split in ("train", "val", "test") for kind in ("ill", "well")}
@@ -322,6 +323,12 @@ def test_folders_inside_classes_that_may_hold_masks_are_told_and_stay_pictures_a
     assert not told or (told[0].startswith(f"{masks} holds pictures of the same names as "))
     assert not told or ("(so are those of 1 more such folders)" in told[0]) == (more == 1)
     assert len(data.names) == sum(counts.values())
+
+
+def test_thousands_of_folders_with_a_word_for_masks_take_no_longer_than_others() -> None:
+    """With the cube of their number, it would end in days."""
+    folders = [Folder(f"label_{number}", (), ()) for number in range(10_000)]
+    assert masks_inside([Folder("a", (), tuple(folders))]) == []
 
 
 def test_splits_of_an_unknown_language_are_renamed_and_the_test_pictures_are_not_suggested(tmp_path: Path) -> None:

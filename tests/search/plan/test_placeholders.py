@@ -15,9 +15,12 @@ from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
 
 
-def missing() -> Image.Image:
+def missing(*, faint: bool = False) -> Image.Image:
     image = Image.new("RGB", (400, 300), "#eee")
     draw = ImageDraw.Draw(image)
+    if faint:
+        draw.text((120, 130), "No image", fill="#aaa", font_size=40)
+        return image
     draw.rectangle((120, 60, 280, 180), outline="#888", width=6)
     draw.ellipse((170, 90, 230, 150), fill="#aaa")
     draw.text((140, 220), "Image not available", fill="black")
@@ -35,8 +38,8 @@ def read(folder: Path, **settings: object) -> tuple[Dataset, DataConfig]:
     return prepare_data(config, folder.with_name("cache")), config
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_placeholders_are_counted_by_class_however_they_are_encoded(tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "faint"), [(1, False), (3, False), (3, True)])
+def test_placeholders_are_counted_by_class_however_they_are_encoded(tmp_path: Path, channels: int, faint: bool) -> None:
     folder = tmp_path / "data"
     for number in range(40):
         noise(folder / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
@@ -45,7 +48,7 @@ def test_placeholders_are_counted_by_class_however_they_are_encoded(tmp_path: Pa
     ]
     for number, (size, quality) in enumerate(same):
         file = folder / ("cat" if number % 4 else "dog") / f"z{number:02}.jpg"
-        missing().resize(size, Image.Resampling.LANCZOS).save(file, quality=quality)
+        missing(faint=faint).resize(size, Image.Resampling.LANCZOS).save(file, quality=quality)
     data, config = read(folder, channels=channels)
     (told,) = placeholders(data)
     assert told == (

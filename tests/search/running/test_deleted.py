@@ -319,6 +319,17 @@ def test_a_deleted_trial_is_named_by_the_launch_and_not_by_a_stop_that_writes_no
     assert len([line for line in bench.warnings if GONE_REASON in line]) == 1
 
 
+def test_a_changed_trial_of_an_earlier_version_is_named_by_a_stop(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(bench, 3)
+    as_ended_by(bench, "without checksums")
+    sql(bench, CHANGES["value"])
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+    assert stop_search("scripted", url, Runs(bench.folder), finish=True, tell=bench.hear).finished == 0
+    assert f"trial 1: {CHANGED_REASON}" in capsys.readouterr().err.splitlines()
+
+
 def test_a_trial_of_an_earlier_version_that_the_journal_lacks_is_kept(bench: Bench) -> None:
     search(bench, 3)
     as_ended_by(bench, "without checksums")

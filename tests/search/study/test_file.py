@@ -185,7 +185,7 @@ def test_a_folder_of_another_in_place_of_the_runs_folder_is_named_with_its_owner
 
 
 def test_a_folder_of_studies_that_only_another_may_enter_is_one_sentence(folder: Path) -> None:
-    (folder / "studies").chmod(0o700)
+    (folder / "studies").chmod(0)
     sentence = f"{folder}/studies/scripted cannot be written: Permission denied; choose another --runs folder"
     with (
         without_rights(),
