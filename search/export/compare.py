@@ -260,21 +260,21 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path, url: URL | None
     drawn = [one for one in known if one is not None]
     if drawn:
         split = "test" if any(name == "test" for name, _ in drawn) else "val"
-        chosen = [one for one in images if all(one.name in names for _, names in drawn)]
+        chosen = [one for one in sorted(drawn[0][1].items()) if all(one[0] in found for _, found in drawn)]
     else:
         split = next((name for name in ("test", "val") if name in splits), "")
-        chosen = [one for one in images if one.split == split or not split]
-    if unknown := sorted({one.class_name for one in chosen} - set(sides[0].config.label_names)):
+        chosen = [(one.name, one.class_name) for one in images if one.split == split or not split]
+    if unknown := sorted({label for _, label in chosen} - set(sides[0].config.label_names)):
         raise DataError(f"{data}: the exports do not have {len(unknown)} of its classes:{as_lines(unknown)}")
     if not chosen:
         raise DataError(f"{data} holds no picture that both exports were tested on")
-    files = [data / one.name for one in chosen]
+    files = [data / name for name, _ in chosen]
 
     def reader(side: Side) -> Reader:
         return lambda start: read_images(files[start : start + BATCH], side.config)
 
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
-    return ComparedPictures(where, np.array([one.class_name for one in chosen]), (reader(sides[0]), reader(sides[1])))
+    return ComparedPictures(where, np.array([label for _, label in chosen]), (reader(sides[0]), reader(sides[1])))
 
 
 def _pictures_of(record: ExportRecord, data: Path, url: URL | None) -> DataConfig | None:
@@ -300,8 +300,8 @@ def _listing(data: Path, configs: Sequence[DataConfig | None]) -> Listing:
     return scan_folder(data, needs_train=False)
 
 
-def _held_out(config: DataConfig | None, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:
-    """The split that an export was tested on, and its pictures; None if the export was not trained on this folder."""
+def _held_out(config: DataConfig | None, record: ExportRecord, cache: Path) -> tuple[str, dict[str, str]] | None:
+    """The split that tested an export, and the classes of its pictures; None if it was not trained on this folder."""
     if config is None:
         return None
     try:
@@ -311,7 +311,7 @@ def _held_out(config: DataConfig | None, record: ExportRecord, cache: Path) -> t
     if found.content_hash != record.data.content_hash:
         return None
     split = "test" if len(found.splits["test"]) else "val"
-    return split, {found.names[index] for index in found.splits[split]}
+    return split, {found.names[index]: found.class_names[found.labels[index]] for index in found.splits[split]}
 
 
 def _built_in(sides: Sequence[Side], cache: Path) -> ComparedPictures:

@@ -167,6 +167,8 @@ def test_exports_of_a_study_of_before_that_used_a_folder_of_a_tracker_are_compar
     pair = [write_export(tmp_path / name, **settings, test_fraction=0.3) for name in ("first", "second")]
     answer = compare(pair[0], pair[1], data=data, runs=Runs(tmp_path))
     assert answer.source == f"the test split of {data}"
+    assert answer.n == len(trained.splits["test"])
+    assert sum(one.n for one in answer.classes if one.name == "wandb") > 0
 
 
 def test_pictures_whose_table_lies_outside_their_folder_are_compared_with_the_table_of_the_study(
