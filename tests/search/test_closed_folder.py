@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,14 @@ from trainer.config import DataConfig
 from trainer.data import prepare_data
 from trainer.errors import TrainerError
 from trainer.sums import check_teacher
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that others may enter; pytest's own may only its owner."""
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def kill(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(kill)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder that others may enter; pytest's own may only its owner."""
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 @pytest.fixture(autouse=True)
@@ -189,8 +198,7 @@ def other_user(tmp_path: Path) -> Iterator[None]:
     """A user whom permissions stop, in a test that root runs."""
     user = os.geteuid()
     if user == 0:
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o777)
+        tmp_path.chmod(0o777)
         os.seteuid(65534)
     yield
     os.seteuid(user)
