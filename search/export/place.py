@@ -270,12 +270,14 @@ class Place:
         """Why the present content cannot give way to an export, in words; ``beside`` is an empty folder of ours."""
         (beside / UNFINISHED).touch()
         try:
-            self.target.rename(beside)  # is always refused, because that folder is not empty; only the error counts
+            self.target.rename(beside)  # is refused, because that folder is not empty; only the error counts
         except OSError as error:
             if error.errno == errno.EXDEV:
                 return self._lasting
             if error.errno in (errno.EPERM, errno.EACCES):
                 return f"this user may not move it ({error.strerror})"
+        else:  # a file system that refuses nothing
+            beside.rename(self.target)
         return None
 
     def _mend(self) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from search.errors import HeldError, StorageError, StudyChanged
 from search.paths import Runs
 from search.study import postgres
-from search.study.file import empty_log, lock_beside, mode_of_locks, only_readable, unwritable, whose
+from search.study.file import empty_log, is_missing, lock_beside, mode_of_locks, only_readable, unwritable, whose
 from search.study.storage import STORAGE_FAILURES, hidden, open_storage, sqlite_file, storage_errors
 from search.study.study import other_person_in_database
 from trainer.errors import DiskError, no_room
@@ -104,7 +104,8 @@ def _unwritable(error: OSError, name: str, url: URL, runs: Runs) -> str:
 def _of_folder(name: str, owner: str, url: URL, runs: Runs) -> HeldError:
     """The error if another process has the lock of the study's folder."""
     # A free lock of a file shows that the owner has another database. The lock of a server may be lost for a while.
-    if sqlite_file(url) is not None and owner_of(name, url, runs) is None:
+    file = sqlite_file(url)
+    if file is not None and (is_missing(file) or owner_of(name, url, runs) is None):
         other = replace(runs, storage_option=" --storage OTHER_URL")
         return HeldError(name, f"{owner}, with another database than {hidden(url)}", None, other.option)
     return HeldError(name, owner, _other_person(name, url), runs.option)

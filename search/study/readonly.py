@@ -107,11 +107,10 @@ class Database:
         return storage
 
     def _note_failure(self, context: ExceptionContext) -> None:
-        found = context.sqlalchemy_exception
-        if isinstance(found, DBAPIError) and not isinstance(
-            found, DataError | IntegrityError
-        ):  # else the request's fault
-            self._failed.error = found
+        error = context.sqlalchemy_exception
+        is_of_request = isinstance(error, DataError | IntegrityError)  # such as a name that is too long
+        if isinstance(error, DBAPIError) and not is_of_request:
+            self._failed.error = error
 
     def has_failed(self) -> bool:
         """Whether an opened storage has failed in this thread, and ``failure`` was not called since."""

@@ -115,6 +115,22 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_export_and_the_next_comman
     assert seen == {"old", "new"}
 
 
+def test_a_file_system_that_renames_onto_full_folders_loses_no_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whole_export(tmp_path / "birds", identity="old")
+    rename = Path.rename
+
+    def accepted(path: Path, target: Path) -> Path:
+        if target.is_dir():
+            shutil.rmtree(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", accepted)
+    Place(tmp_path / "birds", is_default=True).check_replaceable()
+    assert identities(tmp_path) == {"birds": "old"}
+
+
 def test_what_cannot_be_moved_and_is_no_complete_export_is_told_before_the_final_training(layer: Path) -> None:
     (layer / "notes.txt").write_text("mine")
     place = Place(layer, is_default=True)

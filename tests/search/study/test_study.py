@@ -354,6 +354,7 @@ def test_studies_of_one_name_in_two_databases_do_not_share_a_folder_at_once(
         who = f"'birds' is in use by process .*, with another database than {other}; .* --storage OTHER_URL$"
         with pytest.raises(HeldError, match=who), own_study("birds", other, runs):
             pass
+        assert not list(tmp_path.glob("other*")), "nothing is made beside a database that does not exist"
         with own_study("birds", other, Runs(tmp_path / "elsewhere")):
             pass
     with own_study("birds", other, runs):
