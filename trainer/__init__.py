@@ -57,6 +57,7 @@ shards        numbered folders of WebDataset, and files with the class of each p
 contest       label tables that a folder has and the study file does not name
 unused_columns  columns that seem to have splits or groups, and are not used
 joining       tables of the splits of one data set, and the line of Python that joins them
+spellings     groups that are written in several ways
 splits        drawn splits and folds
 near          near-duplicates across splits
 named_copies  copies that have related names

@@ -38,14 +38,16 @@ def prepare_as_begun(
     except DataError as error:
         problem = error
     if begun is not None and config.source == "folder" and (now is None or now.content_hash != begun):
-        tried = {_stamp(config, NOW)}
+        tried = set() if now is None else {_stamp(config, NOW)}
         for reading in BEFORE:
             if (stamp := _stamp(config, reading)) not in tried:
                 tried.add(stamp)
                 with contextlib.suppress(DataError):
                     before = prepared(like=reading)
                     if before.content_hash == begun:
-                        return replace(before, notices=(*before.notices, _notice(config, reading, before, now)))
+                        return replace(
+                            before, notices=(*before.notices, _notice(config, reading, before, now, problem))
+                        )
     if now is None:
         assert problem is not None
         raise problem
@@ -60,8 +62,11 @@ def _stamp(config: DataConfig, reading: Reading) -> str | None:
         return None
 
 
-def _notice(config: DataConfig, reading: Reading, before: Dataset, now: Dataset | None) -> str:
-    """A sentence with the topmost folders and files that only one of the two versions reads."""
+def _notice(
+    config: DataConfig, reading: Reading, before: Dataset, now: Dataset | None, problem: DataError | None
+) -> str:
+    """A sentence with the topmost folders and files that only one of the two versions reads, or else with the problem
+    for which this version refuses a new study."""
     then, today = _files(config, reading), _files(config, NOW)
     more, less = (then - today) & set(before.names), today - then
     less = less if now is None else less & set(now.names)
@@ -70,6 +75,8 @@ def _notice(config: DataConfig, reading: Reading, before: Dataset, now: Dataset 
         for verb, names, other in (("uses", more, today), ("leaves out", less, then))
         if names
     ]
+    if problem is not None and not named:
+        return f"this study goes on as it was begun; a new study would be refused: {str(problem).splitlines()[0]}"
     what = " and ".join(named) or "reads its folder"
     return f"this study {what}, as the version that began it did; a new study would not"
 

@@ -376,7 +376,7 @@ def _near_missed(file: File, index: FileIndex) -> Suggestion | None:
             contradicts = _other_folders(header, others, named) is False
             return Suggestion(
                 f"most rows of {file.name} name no picture, because {miss.why}: {written!r} is perhaps "
-                f"{miss.file.name}; {miss.cure}; {corrected(file.path, name, miss)}",
+                f"{miss.file.name}; {miss.cure}; {corrected(file.path, name, miss.in_python)}",
                 contradicts_folders=contradicts,
                 divided={picture.name.rpartition("/")[0] for picture, _ in named} if contradicts else (),
                 is_clear=False,

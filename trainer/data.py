@@ -30,6 +30,7 @@ from trainer.kept import recall, write_checked
 from trainer.pictures import TURNED, centre_of, read
 from trainer.problems import find_problems, refuses_bad_files
 from trainer.scan import Listing, Picture, scan
+from trainer.spellings import about_one_group
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 from trainer.tree import NOW, Reading
 from trainer.unclear import EXPECTED_LAYOUT
@@ -156,7 +157,8 @@ def prepare_data(
     """List the pictures of a source, decode them if there is no cache of them, split them, and check them.
 
     An existing cache is compared with its CRC-32s, and built again with a warning if it is damaged. With ``download``
-    off, the network is not used: CIFAR's files or cache must exist. ``like`` is what is ignored in a folder.
+    off, the network is not used: CIFAR's files or cache must exist. ``like`` is what is ignored and what is
+    refused.
 
     Raises:
         DataError: the pictures cannot be trained on; the message lists all problems.
@@ -198,6 +200,8 @@ def prepare_data(
         if listing.doubt:
             raise DataError(f"{error}\n{listing.doubt}") from None
         raise
+    if like.groups and (told := about_one_group(config, data.groups, data.splits)) is not None:
+        raise DataError(told)
     if data.grouped:  # raises if a fold cannot be drawn
         for number in range(config.folds):
             data.fold(number, config.folds, config.split_seed)

@@ -234,15 +234,16 @@ def form_of(path: Path) -> Form:
     )
 
 
-def corrected(table: Path, column: str, miss: NearMiss) -> str:
-    """A line of Python that copies a table with another spelling in one column, and what it does."""
+def corrected(table: Path, column: str, in_python: Callable[[str], str]) -> str:
+    """A line of Python that copies a table with another spelling in one column, and what it does. ``in_python`` gives
+    code for the new text of a cell, from code for the cell."""
     header, _ = read_lines(table)
     form, number = form_of(table), header.index(column)
     new = table.with_name(f"{table.stem}-corrected.csv")
     return (
         f"this line of Python does so in a new table, {new.name}: import csv, re; csv.field_size_limit(2**31 - 1); "
         f"csv.writer(open({str(new)!r}, 'w', newline='', encoding='utf-8')).writerows([[*row[:{number}], "
-        f"{miss.in_python(f'row[{number}]')}, *row[{number + 1}:]] if at and len(row) > {number} "
+        f"{in_python(f'row[{number}]')}, *row[{number + 1}:]] if at and len(row) > {number} "
         f"else row for at, row in enumerate({form.rows(repr(str(table)))})])"
     )
 

@@ -214,7 +214,7 @@ def _near_miss(values: Sequence[tuple[str, Table]], files: FileIndex) -> tuple[s
     for value, table in values[:100]:
         if (miss := files.near_miss(value)) is not None:
             told = f"; {miss.why}: {value!r} is perhaps {miss.file.name}; {miss.cure}"
-            return told, f"\n{corrected(table.path, table.columns['file'], miss)}"
+            return told, f"\n{corrected(table.path, table.columns['file'], miss.in_python)}"
     return "", ""
 
 

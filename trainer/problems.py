@@ -9,6 +9,7 @@ from typing import assert_never
 from trainer.cache import Cache
 from trainer.config import DataConfig
 from trainer.scan import folded
+from trainer.tree import PICTURE_ENDINGS
 from trainer.unclear import EXPECTED_LABELS
 
 __all__ = ["find_problems", "refuses_bad_files"]
@@ -37,7 +38,8 @@ def find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int])
         in_train: class -> number of its pictures in train.
     """
     refuses, what = refuses_bad_files(config), "folder" if config.labels is None else "rows"
-    problems = [f"{name}: {reason}" for name, reason in cache.bad] if refuses else []
+    without = _without_pictures(cache)
+    problems = _bad_files(cache, without) if refuses else []
     classes: dict[str, set[str]] = defaultdict(set)
     for split, name in zip(cache.splits, cache.classes, strict=True):
         classes[split].add(name)
@@ -47,7 +49,7 @@ def find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int])
     }
     together = [split for split, found in cures.items() if _are_told_together(found, classes[split], add)]
     for folder, split, name in cache.class_folders:
-        if split == "train" and name not in in_train and refuses:
+        if split == "train" and name not in in_train and refuses and folder not in without:
             problems.append(f"{folder}: this class has no readable picture; add some or remove its {what}")
         if split != "train" and split not in together and name in cures.get(split, ()):
             problems.append(f"{folder}: this class has no training picture; {cures[split][name]}")
@@ -63,6 +65,40 @@ def find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int])
     if "val" not in cache.own_splits and config.stratified:
         problems += _alone(in_train)
     return problems
+
+
+def _without_pictures(cache: Cache) -> dict[str, list[str]]:
+    """Class folders that have none of the pictures, and that seem to have no class: the names of their files, none of
+    which ends like a picture. All of these files have the same reason for which they cannot be read."""
+    used = {name[:at] for name in cache.names for at, letter in enumerate(name) if letter == "/"}
+    folders = {folder for folder, _, _ in cache.class_folders} - used
+    files: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, set[str]] = defaultdict(set)
+    for name, reason in cache.bad:
+        above = (name[:at] for at, letter in enumerate(name) if letter == "/")
+        if (folder := next((one for one in above if one in folders), None)) is not None:
+            files[folder].append(name)
+            reasons[folder].add(reason)
+    return {
+        folder: names
+        for folder, names in files.items()
+        if len(reasons[folder]) == 1 and not any(name.lower().endswith(PICTURE_ENDINGS) for name in names)
+    }
+
+
+def _bad_files(cache: Cache, without: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each file that cannot be read, but only one for each folder of ``without``."""
+    first = {names[0]: (folder, len(names)) for folder, names in without.items()}
+    others = {name for names in without.values() for name in names[1:]}
+    lines = []
+    for name, reason in cache.bad:
+        if name in first:
+            folder, count = first[name]
+            what = "its file is none" if count == 1 else f"none of its {count:,} files is one, the first"
+            lines.append(f"{folder}: this folder has no picture ({what}: {name}: {reason}); add some or remove it")
+        elif name not in others:
+            lines.append(f"{name}: {reason}")
+    return lines
 
 
 def _alone(in_train: Mapping[str, int]) -> list[str]:

@@ -323,7 +323,7 @@ def _about_folders_of_texts(names: Sequence[str]) -> list[str]:
         return []
     are, them = ("has", "it is no class") if len(names) == 1 else ("have", "they are no classes")
     some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-    return [f"{some} {are} only texts and annotations, so {them}; if pictures are missing, add them"]
+    return [f"{some} {are} only texts, code and annotations, so {them}; if pictures are missing, add them"]
 
 
 def _about_links(tree: Folder) -> list[str]:

@@ -23,6 +23,14 @@ LITTER = frozenset(
         *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
         *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr", "_gsdata_"),
         *("__results___files", "wandb", "mlruns", "lightning_logs"),  # notebooks and trackers
+        *(
+            "node_modules",
+            "bower_components",
+            "site-packages",
+            "dist-packages",
+            "__pypackages__",
+        ),  # packages of programs
+        "htmlcov",
     )
 )
 """Names of files and folders that systems and other programs create, in lower case. They are ignored without a message,
@@ -37,24 +45,41 @@ _LATER = frozenset(
 """Those of LITTER that were ignored only since 2026-11-30."""
 
 
+_PACKAGES = frozenset(
+    ("node_modules", "bower_components", "site-packages", "dist-packages", "__pypackages__", "htmlcov")
+)
+"""Those of LITTER that were not ignored before virtual environments were."""
+
+ENVIRONMENT_NAMES = {"pyvenv.cfg", "conda-meta"}
+"""Names of which each virtual environment has one: of Python, or of conda."""
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What is ignored in a data folder."""
+    """What is ignored in a data folder, and what is refused."""
 
     litter: frozenset[str] = LITTER
     texts: bool = True
     """Whether pictures with the ending of a text are ignored, as texts are."""
+    environments: bool = True
+    """Whether virtual environments are ignored."""
+    groups: bool = True
+    """Whether a group that is in several splits, because it is written in several ways, is refused."""
 
 
 NOW = Reading()
 
-BEFORE = (
-    Reading(texts=False),
-    Reading(LITTER - _LATER, texts=False),
-    Reading(LITTER - _LATER | {"recycled", "recycler"}, texts=False),
-    Reading(frozenset({"thumbs.db", "desktop.ini", "__macosx"}), texts=False),
+BEFORE = tuple(
+    Reading(litter, texts, environments=False, groups=False)
+    for litter, texts in (
+        (LITTER - _PACKAGES, True),
+        (LITTER - _PACKAGES, False),
+        (LITTER - _PACKAGES - _LATER, False),
+        (LITTER - _PACKAGES - _LATER | {"recycled", "recycler"}, False),
+        (frozenset({"thumbs.db", "desktop.ini", "__macosx"}), False),
+    )
 )
-"""What earlier versions ignored, the latest first; studies that they have begun keep their pictures."""
+"""What earlier versions ignored and refused, the latest first; studies that they have begun keep their pictures."""
 
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
@@ -81,9 +106,11 @@ PICTURE_ENDINGS = (
 TEXT_ENDINGS = (
     *(".txt", ".csv", ".tsv", ".xml", ".json", ".jsonl", ".md", ".htm", ".html", ".yaml", ".yml", ".log"),
     *(".mat", ".pts"),
+    *(".ipynb", ".py", ".pyc", ".pyi", ".sh", ".bat", ".cmd", ".ps1", ".r", ".rmd", ".jl", ".css"),  # code
+    *(".toml", ".cfg", ".ini", ".lock", ".rst", ".tex", ".bib"),
     *(".aae", ".dop", ".pp3", ".thm", ".xmp"),  # side cars: cameras and photo programs write them beside pictures
 )
-"""Endings of texts and annotations, as data sets have them beside pictures. In a class folder, they are not used."""
+"""Endings of texts, code and annotations, as people have them beside pictures. In a class folder, they are not used."""
 
 ARCHIVE = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|(zip|7z|rar)(\.\d+)?)", re.IGNORECASE)
 """Names of archives: the first group is the name without its ending."""
@@ -111,7 +138,7 @@ class File:
 
     @property
     def is_text(self) -> bool:
-        """Whether the name has the ending of a text or of annotations."""
+        """Whether the name has the ending of a text, of code or of annotations."""
         return self.name.lower().endswith(TEXT_ENDINGS)
 
 
@@ -175,16 +202,16 @@ def read_tree(root: Path, reading: Reading = NOW) -> Folder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"the data folder {root} {what}; check --data DIR")
     around = [folder.stat() for folder in (root, *root.resolve().parents)]
-    return _read(str(root), "", tuple((info.st_dev, info.st_ino) for info in around), reading.litter)
+    return _read(str(root), "", tuple((info.st_dev, info.st_ino) for info in around), reading)
 
 
-def _read(path: str, name: str, above: tuple[tuple[int, int], ...], litter: Collection[str]) -> Folder:
+def _read(path: str, name: str, above: tuple[tuple[int, int], ...], reading: Reading) -> Folder:
     """Read a folder. ``above`` has the folder and those above it: a link back to one of them is not followed."""
     files: list[File] = []
     folders: list[Folder] = []
     links_back: list[str] = []
     for entry in _entries(path):
-        if _is_litter(entry.name, litter):
+        if _is_litter(entry.name, reading.litter):
             continue
         below = f"{name}/{entry.name}" if name else entry.name
         try:
@@ -195,8 +222,8 @@ def _read(path: str, name: str, above: tuple[tuple[int, int], ...], litter: Coll
             files.append(File(below, Path(entry.path), info))
         elif (info.st_dev, info.st_ino) in above:
             links_back.append(below)
-        elif not _is_ours(entry.path):
-            folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino)), litter))
+        elif not (_is_ours(entry.path) or (reading.environments and _is_environment(entry.path))):
+            folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino)), reading))
     if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data name the same folder
         folders = [folder for folder in folders if folder.name not in RUNS_NAMES]
     links_back += [link for folder in folders for link in folder.links_back]
@@ -213,6 +240,11 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 def _is_litter(name: str, litter: Collection[str]) -> bool:
     lower = name.lower()
     return lower.startswith(".") or lower in litter or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
+
+
+def _is_environment(path: str) -> bool:
+    """Whether a folder is a virtual environment, whatever its name."""
+    return any(entry.name in ENVIRONMENT_NAMES for entry in _entries(path))
 
 
 def _is_ours(path: str) -> bool:

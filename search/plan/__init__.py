@@ -19,5 +19,6 @@ placeholders  a warning about many pictures that look the same
 survey    all timm models of a pattern that fit the limit, for `model = ["timm:*"]`
 lr_range  `search lr-range`: the learning-rate range test
 preview   a grid of augmented training pictures
+copies    the copies of pictures that `search check` lists, and what helps against them
 near_duplicates  a sheet of near-duplicates across splits
 """

@@ -17,6 +17,7 @@ from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
 from search.plan.after import after_search
+from search.plan.copies import cures_of_copies
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
 from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
@@ -237,6 +238,7 @@ def _images_of(
         },
         bad_files=data.bad_files,
         duplicates=data.duplicates,
+        duplicates_cures=tuple(cures_of_copies(data, spec.data)),
         near_duplicates=near_duplicates,
         warnings=(
             *warnings_about(data, spec.data),

@@ -20,6 +20,7 @@ from trainer.errors import printable
 from trainer.named_copies import find_named_copies
 from trainer.pictures import TURNED, read_right
 from trainer.scan import LOOK_ALIKES, VARIATIONS, folded
+from trainer.spellings import about_groups_alike
 
 SMALL_VALIDATION = 100
 """Smallest number of validation pictures without a warning. With fewer, one picture is more than a point of
@@ -64,6 +65,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from _copies(data)
     yield from _subclasses(data, config)
     yield from _groups(data, config)
+    yield from about_groups_alike(config, data.groups, data.splits)
     yield from _folds(data, config)
     yield from _left_out(data, config)
     yield from _validation(data, config)

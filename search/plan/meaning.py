@@ -12,6 +12,7 @@ from rich.text import Text
 
 from search.console import without_controls
 from search.plan.after import AfterSearch
+from search.plan.copies import text_of_copies
 from search.plan.limit import size_line
 from search.plan.width import SizedWidth
 from search.study.budget import Budget
@@ -51,6 +52,7 @@ class Images:
     bad_files: tuple[BadFile, ...]
     """Files and rows of a table that are left out."""
     duplicates: tuple[Duplicate, ...]
+    duplicates_cures: tuple[str, ...]
     near_duplicates: tuple[NearDuplicate, ...] | None
     """Near-duplicates across splits; None if they were not searched for."""
     warnings: tuple[str, ...]
@@ -190,9 +192,8 @@ def _text_of_images(images: Images) -> list[RenderableType]:
     if bad := images.bad_files:
         lines = as_lines([f"{file.name}: {file.reason}" for file in bad])
         parts.append(_warning(f'{len(bad)} left out (bad_files = "skip"):{lines}'))
-    if pairs := images.duplicates:
-        lines = as_lines([f"{pair.kind}: {pair.first} = {pair.second}" for pair in pairs])
-        parts.append(_warning(f"{len(pairs)} exact duplicates:{lines}"))
+    if images.duplicates:
+        parts.append(_warning(without_controls(text_of_copies(images.duplicates, images.duplicates_cures))))
     if (near := images.near_duplicates) is not None:
         lines = as_lines([f"{'/'.join(pair.splits)}: {pair.first} ~ {pair.second}" for pair in near])
         which = "of each picture the most similar in each other split"

@@ -1,6 +1,6 @@
 """Studies of before whose pictures lie in folders or files that this version passes over.
 
-The content hashes are those of the commits 24340d5 (2026-11-28), cb62d20, 589ce0c and 89d7449 (2026-11-30).
+The content hashes are those of the commits 24340d5 (2026-11-28), cb62d20, 589ce0c, 89d7449 and 7dab1ef (2026-11-30).
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ BEGUN = {
     "texts": (("cat", "dog"), "a8e53cbc06873a30b1f9af4628b65a2d5916e670b5c34b0eff0a254bda093db8"),
     "recycled, of cb62d20": (("cat", "dog"), "9981582fcb09c6c8b161cc3f1e5da9f68739bbb9e29b43349507ed1665b96b73"),
     "nas": (("@eaDir", "cat", "dog"), "ee35231a83226323a2149613c82c77c6aadd58ba66bd9debb0edc30361141fd3"),
+    "environments": (
+        ("cat", "conda", "dog", "node_modules", "venv"),
+        "381fa1be04bbb902172b86a40a738fb79482fc391ce28ebc85a802d4f12f20e2",
+    ),
 }
 """What lies in the folder -> the classes and the content hash of a study that was begun with it."""
 
@@ -45,6 +49,7 @@ SAID = {
     "texts": "uses dog/picture.txt (1 picture)",
     "recycled, of cb62d20": "leaves out recycled (4 pictures)",
     "nas": "uses @eaDir (4 pictures)",
+    "environments": "uses conda, node_modules, venv (12 pictures)",
 }
 
 FOLDERS = {
@@ -54,6 +59,7 @@ FOLDERS = {
     "texts": ("cat", "dog"),
     "recycled": ("cat", "dog", "recycled"),
     "nas": ("cat", "dog", "@eaDir"),
+    "environments": ("cat", "dog", "venv", "conda", "node_modules"),
 }
 
 
@@ -67,6 +73,9 @@ def made(folder: Path, case: str) -> Path:
     if case == "texts":
         (folder / "cat" / "notes.txt").write_text("not a picture")
         noise(99).save(folder / "dog" / "picture.txt", "PPM")
+    if case == "environments":
+        (folder / "venv" / "pyvenv.cfg").write_text("home = /usr/bin")
+        (folder / "conda" / "conda-meta").mkdir()
     return folder
 
 
@@ -97,6 +106,25 @@ def test_a_new_study_and_one_whose_pictures_have_changed_pass_over_what_this_ver
         assert not any("as the version that began it" in notice for notice in data.notices)
     with pytest.raises(DataError, match="one class, cat"):
         read(made(tmp_path / "few", "one"), "0" * 64)
+
+
+GROUPS = "d0ee371535d3eda9756993e0b8261458fcc3f65a9a7355ce8ed095333ee8e175"
+
+
+def test_a_study_whose_groups_are_written_in_two_ways_goes_on_and_says_so(tmp_path: Path) -> None:
+    folder = made(tmp_path / "pets", "nas")
+    for table, folder_name, end in (("train.csv", "cat", ".0"), ("test.csv", "dog", "")):
+        rows = (f"{folder_name}/{number}.ppm,{'ab'[number % 2]},{number}{end}" for number in range(4))
+        (folder / table).write_text("\n".join(["path,label,group", *rows]))
+    settings = {"path": str(folder), "image_size": 16, "labels": "train.csv", "test_labels": "test.csv"}
+    config = DataConfig.model_validate(settings)
+    data = prepare_as_begun(config, tmp_path / "cache", GROUPS)
+    assert data.content_hash == GROUPS
+    assert data.notices[-1].startswith("this study goes on as it was begun; a new study would be refused: ")
+    assert "'0' (test) and '0.0' (train)" in data.notices[-1]
+    for begun in (None, "0" * 64):
+        with pytest.raises(DataError, match="4 groups are in several splits"):
+            prepare_as_begun(config, tmp_path / "cache", begun)
 
 
 PETS = """

@@ -156,12 +156,59 @@ def test_folders_of_texts_beside_class_folders_are_no_classes(tmp_path: Path, in
     data = prepare(root, tmp_path)
     assert data.class_names == ("cat", "dog")
     assert (
-        f"{inside}gt_query, {inside}meta have only texts and annotations, so they are no classes; if pictures are "
-        "missing, add them"
+        f"{inside}gt_query, {inside}meta have only texts, code and annotations, so they are no classes; if pictures "
+        "are missing, add them"
     ) in data.notices
     (root / inside / "notes").mkdir()
     (root / inside / "notes" / "LICENSE").write_text("no text, by its name")
     assert "notes/LICENSE: is not a picture" in problems_of(root, tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "train/"])
+@pytest.mark.parametrize("files", [["notebooks/eda.ipynb"], ["scripts/a.py", "scripts/b/c.sh"], ["docs/README.md"]])
+def test_folders_of_code_are_no_classes(tmp_path: Path, inside: str, files: list[str]) -> None:
+    root = make_folder(tmp_path / "birds", {f"{inside}cat": 4, f"{inside}dog": 4})
+    plain = prepare(root, tmp_path)
+    for name in files:
+        (root / inside / name).parent.mkdir(parents=True)
+        (root / inside / name).write_text("x")
+    for policy in ("fail", "skip"):
+        data = prepare(root, tmp_path, bad_files=policy)
+        assert (data.class_names, data.bad_files, data.fingerprint) == (("cat", "dog"), (), plain.fingerprint)
+        folder = inside + files[0].split("/")[0]
+        assert any(one.startswith(f"{folder} has only texts, code and annotations, so") for one in data.notices)
+
+
+@pytest.mark.parametrize("inside", ["", "train/"])
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["models/a.pkl"], "(its file is none: "),
+        (["build/Makefile", "build/x/LICENSE", "build/notes.txt"], "(none of its 2 files is one, the first: "),
+        (["bin/activate", "bin/python", "bin/pip"], "(none of its 3 files is one, the first: "),
+    ],
+)
+def test_a_folder_without_a_picture_is_one_problem_and_never_a_class(
+    tmp_path: Path, inside: str, files: list[str], told: str
+) -> None:
+    root = make_folder(tmp_path / "birds", {f"{inside}cat": 4, f"{inside}dog": 4})
+    for name in files:
+        (root / inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / inside / name).write_text("x")
+    first, *lines = problems_of(root, tmp_path).splitlines()
+    assert 'a problem with the pictures; bad_files = "skip" goes on without files' in first
+    assert len(lines) == 1
+    assert lines[0].startswith(f"  {inside}{files[0].split('/')[0]}: this folder has no picture {told}{inside}")
+    assert prepare(root, tmp_path, bad_files="skip").class_names == ("cat", "dog")
+
+
+def test_a_class_of_pictures_that_cannot_be_read_names_each_of_them(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"cat": 4, "dog": 4, "emu": 0})
+    for name in ("1.jpg", "2.jpg"):
+        (root / "emu" / name).write_text("x")
+    told = problems_of(root, tmp_path)
+    assert "3 problems" in told
+    assert "emu/2.jpg: is not a picture" in told
 
 
 def test_a_class_that_has_only_texts_in_one_split_is_still_a_class(tmp_path: Path) -> None:

@@ -59,6 +59,34 @@ def test_what_a_nas_windows_macos_and_notebooks_leave_is_passed_over_everywhere(
     assert littered.notices == clean.notices == ()
 
 
+@pytest.mark.parametrize("inside", ["", "train/", "train/cat/"])
+@pytest.mark.parametrize(
+    ("folder", "marks"),
+    [
+        ("venv", ["pyvenv.cfg", "bin/activate", "lib/python3.12/site-packages/matplotlib/images/home.png"]),
+        ("birds_env", ["pyvenv.cfg", "Lib/x/home.png", "Scripts/python.exe"]),
+        ("env", ["conda-meta/history", "share/icons/home.png"]),
+        ("node_modules", ["leaflet/home.png", "leaflet/index.js"]),
+        ("lib", ["python3/site-packages/home.png", "python3/dist-packages/home.png"]),
+    ],
+)
+def test_virtual_environments_and_packages_are_passed_over(
+    tmp_path: Path, inside: str, folder: str, marks: list[str]
+) -> None:
+    splits = "train/" if inside else ""
+    root = make_folder(tmp_path / "birds", {f"{splits}cat": 3, f"{splits}dog": 3})
+    clean = prepare(root, tmp_path)
+    picture = next(root.rglob("*.png")).read_bytes()
+    for mark in marks:
+        (root / inside / folder / mark).parent.mkdir(parents=True, exist_ok=True)
+        (root / inside / folder / mark).write_bytes(picture if mark.endswith(".png") else b"x")
+    littered = prepare(root, tmp_path, bad_files="skip")
+    assert littered.class_names == clean.class_names
+    assert littered.fingerprint == clean.fingerprint
+    if folder != "lib":  # an empty class folder is refused, but it is no class
+        assert prepare(root, tmp_path).notices == clean.notices
+
+
 def test_what_is_recycled_is_a_class(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "waste", {"organic": 2, "recycled": 2})
     assert prepare(root, tmp_path).class_names == ("organic", "recycled")
