@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ LITTER = frozenset(
             "site-packages",
             "dist-packages",
             "__pypackages__",
-        ),  # packages of programs
-        "htmlcov",
+            "htmlcov",
+        ),  # programs
     )
 )
 """Names of files and folders that systems and other programs create, in lower case. They are ignored without a message,
@@ -222,7 +222,7 @@ def _read(path: str, name: str, above: tuple[tuple[int, int], ...], reading: Rea
             files.append(File(below, Path(entry.path), info))
         elif (info.st_dev, info.st_ino) in above:
             links_back.append(below)
-        elif not (_is_ours(entry.path) or (reading.environments and _is_environment(entry.path))):
+        elif not _is_passed_over(entry.path, reading):
             folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino)), reading))
     if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data name the same folder
         folders = [folder for folder in folders if folder.name not in RUNS_NAMES]
@@ -242,17 +242,18 @@ def _is_litter(name: str, litter: Collection[str]) -> bool:
     return lower.startswith(".") or lower in litter or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
 
 
-def _is_environment(path: str) -> bool:
-    """Whether a folder is a virtual environment, whatever its name."""
-    return any(entry.name in ENVIRONMENT_NAMES for entry in _entries(path))
-
-
-def _is_ours(path: str) -> bool:
-    """Whether a folder seems to be of this program, by the names in it: a runs folder, caches, or an export."""
+def _is_passed_over(path: str, reading: Reading) -> bool:
+    """Whether a folder is ignored because of the names in it."""
     names = {entry.name for entry in _entries(path)}
+    return _is_ours(path, names) or (reading.environments and not names.isdisjoint(ENVIRONMENT_NAMES))
+
+
+def _is_ours(path: str, names: Set[str]) -> bool:
+    """Whether a folder seems to be of this program, by the names in it: a runs folder, caches, or an export."""
     if names & RUNS_FILES or names >= EXPORT_FILES or any(map(CACHE_NAME.fullmatch, names)):
         return True
     visible = {name for name in names if not name.startswith(".")}
     if "studies" in visible and visible <= RUNS_NAMES:
         return True
-    return "cache" in visible and visible <= RUNS_NAMES and _is_ours(f"{path}/cache")
+    cache = f"{path}/cache"
+    return "cache" in visible and visible <= RUNS_NAMES and _is_ours(cache, {entry.name for entry in _entries(cache)})
