@@ -99,7 +99,7 @@ def one_trial(trials: Trials) -> float:
             images_per_second=100.0,
             final=epoch == EPOCHS,
         )
-        trials.report(number, result)
+        trials.results.report(number, result)
     trials.finish(number, "cpu", Ending(state=TrialState.COMPLETE, value=value))
     return time.process_time() - began
 

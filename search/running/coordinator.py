@@ -18,6 +18,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from logging import INFO, WARNING
@@ -32,9 +33,9 @@ from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
 from search.running.moment import line_of, problems_of, snapshot_of
-from search.running.pace import QUIET_SECONDS, SHOWN_APART, Pace
+from search.running.pace import GATHER_SECONDS, LOOKS_APART, QUIET_SECONDS, SHOWN_APART, Pace
 from search.running.quota import Quota
-from search.running.records import Ending, PendingEvent, ResultChanged
+from search.running.records import Ending, PendingEvent, ResultChanged, first_of_each
 from search.running.trials import Trials
 from search.study import events
 from search.study.memory import looking_once
@@ -90,7 +91,7 @@ class Coordinator:
         self.fatal: BaseException | None = None
         self.each_turn: Callable[[], object] = lambda: None
         """Called in each turn. It may add workers or drain them."""
-        self.looking, self.showing = Pace(QUIET_SECONDS), Pace(QUIET_SECONDS, SHOWN_APART)
+        self.looking, self.showing = Pace(QUIET_SECONDS, LOOKS_APART, GATHER_SECONDS), Pace(QUIET_SECONDS, SHOWN_APART)
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
         """``assign_seconds``: after this many seconds of a turn, no further worker gets a trial before the next turn.
         ``_more_to_assign``: whether idle workers were left for the next turn."""
@@ -171,7 +172,7 @@ class Coordinator:
         minutes = self.spec.faults.storage_minutes
         news = bool(self.backlog)
         is_needed = news or self.outage.is_on or not self.crew.training() or next(self.crew.idle(), None) is not None
-        if self.looking.is_due(news=is_needed):
+        if self.looking.is_due(news=is_needed) or self._more_to_assign:
             # What other programs change meanwhile is seen in the next turn.
             with self.looking.working(), looking_once(self.trials.study):
                 if too_late or not self.outage.with_database(
@@ -188,6 +189,7 @@ class Coordinator:
             with self.showing.working():
                 self.audience.watch(self.snapshot())
         seconds = POLL_SECONDS if self.outage.is_on or not self._more_to_assign else 0.0
+        seconds = min(seconds, self.looking.left(news=True)) if self.backlog and not self.outage.is_on else seconds
         self.backlog.extend(PendingEvent(*event) for event in self.crew.events(seconds, self._patience))
         return True
 
@@ -200,6 +202,8 @@ class Coordinator:
     # -- the database, which may be unavailable
 
     def _catch_up(self) -> None:
+        with suppress(UpdateFinishedTrialError, KeyError):  # the loop finds out for which trial
+            self.trials.results.store_together(first_of_each(self.backlog))
         while self.backlog:  # an event whose handling fails stays first, and is handled again from the start
             try:
                 self._handle(self.backlog[0])
@@ -291,7 +295,7 @@ class Coordinator:
         match event:
             case Started():
                 if self._has_unfinished_trial(worker):  # not if another program has finished the trial
-                    self.trials.store_size(event)
+                    self.trials.results.store_size(event)
             case Epoch():
                 worker.memory_bytes = event.memory_bytes
                 go_on = self._has_unfinished_trial(worker) and self._on_epoch(worker, event.trial, event.result)
@@ -315,7 +319,7 @@ class Coordinator:
         """Report an epoch and apply the decision about the trial. Returns whether the worker shall go on."""
         worker.epoch = result
         try:
-            verdict = self.trials.report(trial, result)
+            verdict = self.trials.results.report(trial, result)
         except ResultChanged as change:
             self._on_failure(worker, Failure(kind="changed", sentence=str(change)))
             return False

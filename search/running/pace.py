@@ -15,6 +15,10 @@ SHOWN_APART = 30
 """Shortest time between two snapshots for the observers, as a multiple of the CPU time that the last one and its
 observers took. With 1,000 workers, that time is 0.1 s."""
 
+LOOKS_APART, GATHER_SECONDS = 4, 0.2
+"""Shortest time between two turns with the database, as a multiple of the CPU time that the last one took, and the
+longest such time in seconds. Messages that come meanwhile are handled together: their results are one transaction."""
+
 
 class Pace:
     """The pace of a costly piece of work.
@@ -22,17 +26,22 @@ class Pace:
     Args:
         seconds: time between two times of the work if nothing has happened.
         apart: shortest time between two times of the work, as a multiple of the CPU time that it took last.
+        most: longest of these times, in seconds.
     """
 
-    def __init__(self, seconds: float, apart: float = 0.0) -> None:
-        self._seconds, self._apart = seconds, apart
+    def __init__(self, seconds: float, apart: float = 0.0, most: float = math.inf) -> None:
+        self._seconds, self._apart, self._most = seconds, apart, most
         self._since, self._cpu, self._has_news = -math.inf, 0.0, False
 
     def is_due(self, *, news: bool) -> bool:
         """Whether to do the work now. ``news``: whether something has happened since the last call."""
         self._has_news |= news
-        wait = max(self._apart * self._cpu, 0.0 if self._has_news else self._seconds)
-        return time.monotonic() - self._since >= wait
+        return self.left(news=news) <= 0.0
+
+    def left(self, *, news: bool) -> float:
+        """Seconds until the work is due; 0 or less if it is."""
+        wait = max(min(self._most, self._apart * self._cpu), 0.0 if news or self._has_news else self._seconds)
+        return self._since + wait - time.monotonic()
 
     @contextmanager
     def working(self) -> Iterator[None]:

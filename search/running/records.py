@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, KeysView, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -227,3 +227,11 @@ class PendingEvent:
         """
         event = self.event
         return isinstance(event, Epoch) and not event.result.final and event.result.epoch not in rungs
+
+
+def first_of_each(backlog: Iterable[PendingEvent]) -> list[Event]:
+    """The first event of each worker."""
+    first: dict[int, Event] = {}
+    for pending in backlog:
+        first.setdefault(pending.worker, pending.event)
+    return list(first.values())

@@ -1,4 +1,4 @@
-"""The trials of a study during a search: asks for, resumes, reports and tells trials.
+"""The trials of a study during a search: asks for, resumes and tells trials.
 
 Every write can be repeated: if the database did not acknowledge it, it is repeated later, after a check of what was
 stored. The journal gets a line after each acknowledgement.
@@ -22,7 +22,8 @@ from search.running.assignment import assignment_of
 from search.running.clock import Clock
 from search.running.others import Others
 from search.running.queued import Queued
-from search.running.records import OWN_ATTRIBUTES, Ending, InProgress, Progress, Verdict, check_repeated
+from search.running.records import OWN_ATTRIBUTES, Ending, InProgress, Progress
+from search.running.results import Results
 from search.running.rungs import Rungs
 from search.study import events
 from search.study.begun import other_versions, store_versions
@@ -34,7 +35,6 @@ from search.study.memory import is_new, one_transaction, read_anew, trial_of, un
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     new_trial,
-    report_step,
     reset_foreign,
     resume_trial,
     set_attributes,
@@ -43,13 +43,9 @@ from search.study.sampling import (
 )
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
-from search.study.trial import FAILED_UNDER, TrialView, settings_hash, step_word, view_of
+from search.study.trial import FAILED_UNDER, TrialView, settings_hash, view_of
 from search.workers.failures import Decision, Failure
-from search.workers.messages import Assign, Started
-from studies.objective import value_of
-from studies.spec import excesses
-from trainer.config import EpochResult, ModelSize
-from trainer.values import Json
+from search.workers.messages import Assign
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +81,7 @@ class Trials:
         self.progress = InProgress(self.rungs.left_of)
         """Number of a trial -> the trial, if a worker trains it, or if it goes on when a worker is free."""
         self.clock = clock or Clock(self.spec.search.hours)
+        self.results = Results(owned, self.journal, self.progress, self.rungs, self.clock, self._allows)
 
     @property
     def spent(self) -> Spent:
@@ -192,75 +189,10 @@ class Trials:
         """The assignment of a trial; ``cache`` is the path of the decoded pictures."""
         return assignment_of(self.progress[number], self.spec, self.rungs.ladder, self.runs, cache)
 
-    def store_size(self, started: Started) -> None:
-        """Store a trial's size and, as constraints, its excess over the limit (0 or less if the model is within it)."""
-        trial = self.progress[started.trial].trial
-        if "macs" in self._frozen(trial).user_attrs and trial.number in self.journal.started:
-            return  # the trial is resumed
-        constraints = excesses(ModelSize(params=started.num_params, macs=started.macs), self.spec.limit)
-        stored = self._frozen(trial).constraints
-        sizes: dict[str, Json] = {"sizes": dict(started.sizes)} if self.spec.sizes_vary else {}
-        with one_transaction(self.study):
-            for name, excess in constraints.items():
-                if name not in stored:  # Optuna would warn
-                    trial.set_constraint(name, excess)
-            set_attributes(self.study, trial, sizes | {"num_params": started.num_params, "macs": started.macs})
-        self.journal.append(events.Started(trial=trial.number, constraints=constraints))
-
-    def report(self, number: int, result: EpochResult) -> Verdict:
-        """Report an epoch and decide about the trial. A resumed trial reports its old epochs a second time.
-
-        Raises:
-            ResultChanged: the result differs from the one reported before.
-        """
-        progress, value = self.progress[number], value_of(result, self.objective)
-        progress.seconds[step := self.rungs.step_of(progress, result.epoch)] = result.seconds
-        self.clock.add_step(result.seconds)
-        progress.images_per_second = result.images_per_second
-        rung = self.rungs.rung_at(progress, step, last=result.final)
-        if (was := progress.reported.get(step)) is not None:
-            check_repeated(f"{step_word(self.spec)} {step}", was, value, self.objective)
-            if step < progress.step:
-                return "go on"  # reported and decided before the interruption
-            if rung is not None and rung == progress.promoted_at:
-                return "go on"  # the trial was paused here and has left the rung
-        if step not in progress.decided:
-            pruned, too_late = self._report_new(progress, step, value, rung, last=result.final), False
-            if rung is not None:
-                pruned, too_late = self._decide(progress, rung, value)
-            self.progress.changed(number)
-            line = events.Epoch(trial=number, step=step, value=value, pruned=pruned)
-            self.journal.append(line.model_copy(update={"too_late": True}) if too_late else line)
-            progress.decided = {step: bool(pruned)}
-        if progress.decided[step]:
-            return "stop" if rung is None else "leave"
-        if result.final:
-            return "complete" if rung is None else "leave"
-        return "go on"
-
-    def _report_new(self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool) -> bool | None:
-        """Report a step, unless it is reported, and ask the pruner, in one transaction. Returns whether the trial is
-        pruned; None if the pruner is not asked, as at a rung."""
-        pruned, frozen = None, self._frozen(progress.trial)
-        if progress.asked == step == frozen.last_step:
-            undo_prune_query(self.study, frozen)
-        progress.asked = step
-        with one_transaction(self.study):
-            if step not in progress.reported:
-                report_step(self.study, progress.trial, step, value)
-            if rung is None and not (last or self.rungs.pauses or progress.is_repeat):
-                pruned = bool(progress.trial.should_prune())  # the median pruner answers with a numpy bool
-        if step not in progress.reported:
-            progress.reported[step] = value
-            self.progress.changed(progress.trial.number)
-            progress.setbacks = progress.setbacks.after_new_epoch()
-        return pruned
-
-    def _decide(self, progress: Progress, rung: int, value: float) -> tuple[bool, bool]:
-        """Whether a trial is paused at a rung, and whether that is only for lack of compute or time."""
+    def _allows(self, progress: Progress, rung: int) -> bool:
+        """Whether compute and time are left for a trial to go on beyond a rung."""
         others = self.committed - self.rungs.left_of(progress)
-        allowed = self.clock.allows(self.rungs.steps_beyond(rung)) and self.budget.allows_compute(self.spent, others)
-        return self.rungs.decide(progress, rung, value, allowed=allowed)
+        return self.clock.allows(self.rungs.steps_beyond(rung)) and self.budget.allows_compute(self.spent, others)
 
     def release(self, number: int) -> bool:
         """Release a trial that no worker trains: it becomes an orphan, or is paused. Returns whether it is paused."""

@@ -72,7 +72,8 @@ def installed_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Gap:
-    """The differences between database and journal. A single missing line, which a kill can cause, does not count."""
+    """The differences between database and journal. Missing lines of one transaction, which a kill can cause, do not
+    count."""
 
     more: list[int]
     """Numbers of the trials with steps that only the database has."""
@@ -136,21 +137,22 @@ class Journal:
             if isinstance(event, Epoch) and event.pruned is not None:
                 self.decided[event.trial, event.step] = event.pruned
 
-    def append(self, event: Event) -> None:
-        """Add one line. It is durable when this returns, unless the disk is full.
+    def append(self, *events: Event) -> None:
+        """Add lines. They are durable when this returns, unless the disk is full.
 
         The line goes to the current end of the file. So a process that no longer owns the study, and has not noticed
         it yet, does not overwrite lines of the new owner.
         """
         if self.is_taken_over:
             return
-        if logger.isEnabledFor(logging.DEBUG):
-            told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
-            logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
-        self._late.append(event)
-        if self._known is not None:
-            self._known.append(event)
-        self._learn(event)
+        for event in events:
+            if logger.isEnabledFor(logging.DEBUG):
+                told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
+                logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
+            if self._known is not None:
+                self._known.append(event)
+            self._learn(event)
+        self._late += events
         with contextlib.suppress(OSError), self.path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - TAIL_BYTES))
@@ -166,7 +168,7 @@ class Journal:
             if written == len(lines):
                 self._late.clear()
             else:
-                file.truncate(end)  # removes the part that was written; the next call writes the whole line
+                file.truncate(end)  # removes what was written; the next call writes it again
 
     def _learn(self, event: Event) -> None:
         match event:
@@ -193,9 +195,10 @@ class Journal:
     ) -> Gap:
         """Write the line of a launch, and the steps that the database has and the journal lacks.
 
-        A single missing step gets its line. If there are more, the line of the launch gets the present state of all
-        trials. If the journal has steps that the database lacks, the database is an older copy. The line of the launch
-        gets all trials then too, so that the journal goes on from the database.
+        Missing steps of one transaction get their lines: a single step, or sizes and epochs of several trials, one of
+        each trial. If there are more, the line of the launch gets the present state of all trials. If the journal has
+        steps that the database lacks, the database is an older copy. The line of the launch gets all trials then too,
+        so that the journal goes on from the database.
 
         Args:
             spec: the study's spec.
@@ -230,7 +233,9 @@ class Journal:
         void = void_trials(told, trials)
         less = sorted({event.trial for event in lost} - void.keys())
         gap = Gap(more=[], less=less, others=others, void=void)
-        several = sum(isinstance(event, Enqueue) or event.trial in more for event in missing) > 1
+        own = [event for event in missing if isinstance(event, Enqueue) or event.trial in more]
+        together = [event.trial for event in own if isinstance(event, Started | Epoch)]
+        several = len(own) > 1 and len(own) != len(set(together))
         if begins_anew or lost or void or several:
             gap = replace(gap, more=[] if begins_anew else [number for number in more if number not in void])
             update: dict[str, object] = {"rebuilt": sorted({*more, *gap.less, *void})}
@@ -238,9 +243,7 @@ class Journal:
             history = [RecordedTrial.of(trial) for trial in trials]
             self.append(launch.model_copy(update={**update, "history": history}))
         else:
-            self.append(launch)
-            for event in missing:
-                self.append(event)
+            self.append(launch, *missing)
         self.asked |= {trial.number: trial.params for trial in trials if trial.params.keys() == space.keys()}
         return gap
 

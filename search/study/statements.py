@@ -12,14 +12,26 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeAlias
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, bindparam, case, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    Integer,
+    any_,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.study.gone import CREATED, number_created
@@ -73,7 +85,12 @@ class Statements:
         self._of_study = of_study
         self._exists = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id)
         self._study = Prepared(self._exists.with_for_update(), dialect)
-        self._state = Prepared(select(trial.state).where(this), dialect)
+        if dialect.name == "sqlite":
+            listed = select(func.json_each(bindparam("these")).table_valued("value").c.value)
+            these = trial.trial_id.in_(listed)
+        else:
+            these = trial.trial_id == any_(bindparam("these", type_=postgresql.ARRAY(Integer)))
+        self._states = Prepared(select(trial.state).where(these), dialect)
         last = select(trial.trial_id, trial.number).where(of_study).order_by(trial.trial_id.desc()).limit(1)
         self._last = Prepared(last, dialect)
         after = func.coalesce(select(last.subquery().c.number + 1).scalar_subquery(), 0)
@@ -210,10 +227,13 @@ class Statements:
         """
         stored, shown = _now()
         with self._transaction() as connection:
-            for trial_id in {row["trial_id"] for _, row in rows}:
-                self._check(connection, trial_id)
-            for model, several in groupby(rows, key=itemgetter(0)):
-                self._upserts[model].run_many(connection, [row for _, row in several])
+            if rows:
+                self._check(connection, {row["trial_id"] for _, row in rows})
+            of_table: dict[type[Any], list[dict[str, Any]]] = defaultdict(list)
+            for model, row in rows:
+                of_table[model].append(row)
+            for model, several in of_table.items():
+                self._upserts[model].run_many(connection, several)
             for end in ends:
                 self._store_end(connection, end, stored)
         return shown
@@ -248,7 +268,7 @@ class Statements:
     def _store_end(self, connection: Connection, end: End, now: datetime) -> None:
         ended = self._end.run(connection, {"this": end.trial_id, "end": end.state, "now": now})
         if ended.rowcount == 0:
-            self._check(connection, end.trial_id)
+            self._check(connection, {end.trial_id})
         model, rows = models.TrialValueModel, []
         for objective, one in enumerate(end.values or ()):
             value, kind = model.value_to_stored_repr(one)
@@ -256,11 +276,12 @@ class Statements:
         if rows:
             self._upserts[model].run_many(connection, rows)
 
-    def _check(self, connection: Connection, trial_id: int) -> None:
-        row = self._state.run(connection, {"this": trial_id}).fetchone()
-        if row is None:
+    def _check(self, connection: Connection, ids: Collection[int]) -> None:
+        these = json.dumps([*ids]) if connection.dialect.name == "sqlite" else [*ids]
+        rows = self._states.run(connection, {"these": these}).fetchall()
+        if len(rows) < len(ids):
             raise KeyError(models.NOT_FOUND_MSG)
-        if TrialState[row[0]].is_finished():
+        if any(TrialState[state].is_finished() for (state,) in rows):
             raise UpdateFinishedTrialError("a trial has already finished and can not be updated")
 
 

@@ -434,7 +434,7 @@ def test_under_another_recipe_finished_trials_stay_and_an_unfinished_one_begins_
 
     assert list(trials.orphans) == [RUNNING]
     for step in range(1, 5):  # far from what the old recipe gave: 21.5 %, 26.8 %, 53.4 %
-        assert trials.report(RUNNING, epoch(step)) == ("complete" if step == 4 else "go on")
+        assert trials.results.report(RUNNING, epoch(step)) == ("complete" if step == 4 else "go on")
     trials.finish(RUNNING, "cpu", Ending(state=TrialState.COMPLETE, value=epoch(4).val_accuracy))
     finished = trials_of(storage)[RUNNING]
     assert finished.intermediate_values == {step: epoch(step).val_accuracy for step in range(1, 5)}
@@ -466,7 +466,7 @@ def test_an_epoch_by_the_new_recipe_that_a_kill_kept_out_of_the_journal_is_noted
     with_recipe(monkeypatch, RECIPE_VERSION + 1)
     trials, _ = go_on_with_another_recipe(storage, runs)
     monkeypatch.setattr(trials.journal, "append", lambda *_, **__: None)
-    trials.report(RUNNING, epoch(1))
+    trials.results.report(RUNNING, epoch(1))
     again = Trials(OwnedStudy(trials.study, trials.spec, lambda: None), trials.space, runs)
     assert (RUNNING, 1) not in again.journal.decided, "the old recipe's decision says nothing"
     again.adopt()
