@@ -207,7 +207,7 @@ def status(
     """Show a study, running or not."""
     folder, url = _places(storage, runs)
 
-    from search.watch.live import show_status
+    from search.watch.shown import show_status
 
     show_status(study_name(study, folder), url, folder, watch=watch, as_json=as_json)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
-from sqlalchemy import event
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import Engine
 
 
@@ -61,3 +64,49 @@ def postgres() -> Iterator[Any]:
                 event.remove(Engine, "connect", note)
                 for connection in opened:
                     connection.close()
+
+
+@contextmanager
+def pooler(server: Any, mode: str = "session", *further: str) -> Iterator[tuple[URL, psutil.Process]]:
+    """A PgBouncer in front of a server, as its URL and its process.
+
+    Args:
+        server: from ``postgres``.
+        mode: what keeps a session of the server: a session, a transaction or a statement.
+        further: further lines of its settings.
+    """
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        pytest.skip("pgbouncer is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    where = make_url(server.get_uri())
+    lines = [
+        "[databases]",
+        f"* = host={where.host or where.query['host']} port={where.port or 5432} user={where.username}",
+        "[pgbouncer]",
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}",
+        *further,
+    ]
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
+        file = Path(folder) / "pgbouncer.ini"
+        file.write_text("\n".join(lines))
+        for path in (file, file.parent):
+            path.chmod(0o755)
+        owner = psutil.Process(server.get_pid()).username() if os.getuid() == 0 else None
+        as_owner = ["-u", owner] if owner else []
+        with subprocess.Popen([found, "-q", *as_owner, str(file)], stderr=subprocess.DEVNULL) as process:
+            try:
+                deadline = time.monotonic() + 10
+                while not _listens(port):
+                    assert time.monotonic() < deadline, "pgbouncer does not start"
+                    time.sleep(0.05)
+                url = where.set(drivername="postgresql+psycopg", host="127.0.0.1", port=port, query={})
+                yield url, psutil.Process(process.pid)
+            finally:
+                process.kill()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

@@ -192,7 +192,11 @@ PROMISES = {
     "a Postgres server hangs": [
         "test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_lost_or_doubled",
         "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
+        "test_while_a_pooler_or_the_server_hangs_a_stop_is_heard_within_a_second_and_turns_are_short",
         "test_no_signal_waits_for_a_call_that_never_comes_back",
+    ],
+    "a pooler in front of Postgres gives each transaction another session": [
+        "test_a_pooler_that_gives_each_transaction_another_session_is_refused_and_gets_no_setting"
     ],
     "a table is locked, or the Postgres server hangs, while the dashboard": [
         "test_while_a_table_is_held_requests_get_the_reason_soon_and_others_are_answered",

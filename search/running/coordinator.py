@@ -15,6 +15,7 @@ Optuna stores the state of each trial. The coordinator also knows the trial's wo
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -80,8 +81,8 @@ class Coordinator:
         self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs, clock)
         self.journal = self.trials.journal
         self.quota = Quota(runs, self.spec, self.trials.rungs, self.say)
-        self.stopping = self.killed = self.stop_announced = self.out_of_time = False
-        """``stop_announced``: whether the user knows that the search stops, or need not be told."""
+        self.stopping = self.killed = self.out_of_time = False
+        self._stop_announced = threading.Lock()  # taken once the user knows that the search stops, or need not be told
         self.deadline = math.inf
         self.outage = Outage(self.say)
         self.backlog: deque[PendingEvent] = deque()
@@ -107,6 +108,12 @@ class Coordinator:
         self.stopping = True
         self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
 
+    def announce(self) -> None:
+        """Tell the user once that the search stops. Another thread calls this if a turn waits for the database."""
+        silent = self.killed or self.fatal or self.out_of_time
+        if self.stopping and not silent and self._stop_announced.acquire(blocking=False):
+            self.say("finishing the epoch; Ctrl-C again to stop now")
+
     def run(self) -> bool:
         """Search. Returns True if the budget is spent or the time is up; False if the search was told to stop.
 
@@ -123,6 +130,7 @@ class Coordinator:
             self.journal.is_taken_over = isinstance(error, HeldError | StudyChanged)
             raise
         finally:
+            self._stop_announced.acquire(blocking=False)
             self.crew.close(patience_seconds=0 if self.killed or time.monotonic() >= self.deadline else 5)
             ended = "time is up" if self.out_of_time else "told to" if self.stopping else "budget spent"
             self.journal.append(events.Stop(reason=reason_of(self.fatal) if self.fatal else ended))
@@ -162,28 +170,24 @@ class Coordinator:
             self.stop()
         self.each_turn()
         if self.clock.must_end and not self.stopping and self.trials.spent.complete:
-            self.out_of_time = self.stop_announced = True
+            self.out_of_time = True
             self.stop(self.spec.faults.grace_seconds)
-        checks = (self.owned.check, partial(check_writable, self.trials.study))
         # Another attempt to reach a vanished server could last beyond the deadline.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         trials = self.trials
-        steps = (trials.lose_foreign, trials.complete_asking, self._catch_up, self._assign, self._fail_surplus)
+        checks = (self.owned.check, partial(check_writable, trials.study), trials.lose_foreign, trials.complete_asking)
+        steps = (self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
         minutes = self.spec.faults.storage_minutes
         news = bool(self.backlog)
         is_needed = news or self.outage.is_on or not self.crew.training() or next(self.crew.idle(), None) is not None
         if self.looking.is_due(news=is_needed) or self._more_to_assign:
             # What other programs change meanwhile is seen in the next turn.
             with self.looking.working(), looking_once(self.trials.study):
-                if too_late or not self.outage.with_database(
-                    *checks, *steps, self._tell_of_others, most_minutes=minutes
-                ):
+                if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
                     self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._goes_on():
             return False
-        if self.stopping and not self.stop_announced and not self.fatal:
-            self.say("finishing the epoch; Ctrl-C again to stop now")
-            self.stop_announced = True
+        self.announce()
         self.quota.keep()
         if self.showing.is_due(news=news):
             with self.showing.working():
@@ -382,11 +386,8 @@ class Coordinator:
         """End a trial as FAIL. If the trial before it failed with the same error, end the search."""
         self._finish(worker, Ending(state=TrialState.FAIL, reason=failure.reason, failure=failure.kind))
         if failure.signature == self.last_failure:
-            self._end_with(
-                TrainingFailed(
-                    f"two trials in a row ended in the same error, correct it and launch again: {failure.reason}"
-                )
-            )
+            words = "two trials in a row ended in the same error, correct it and launch again: "
+            self._end_with(TrainingFailed(words + failure.reason))
         self.last_failure = failure.signature
 
     def _has_room(self) -> bool:

@@ -56,6 +56,7 @@ from search.study.study import check_trials, content_in_database, open_study, ot
 from search.study.transfer import choose_transfers, keep_transferred, store_data_size, transferred
 from search.study.trial import view_of
 from search.watch.event_files import EventFiles
+from search.watch.heard import heard
 from search.watch.live import Display
 from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
@@ -152,7 +153,8 @@ def launch(
             pool = _pool_of(workers, spec, runs, prepared)
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers, clock)
             coordinator.each_turn = (elastic := Elastic(coordinator, devices, held, prepared)).turn
-            with observers, _signals_to(coordinator):
+            told = heard(display, is_stopping=lambda: coordinator.stopping, announce=coordinator.announce)
+            with observers, _signals_to(coordinator), told:
                 finished = coordinator.run()
             _warn_of_unanswered(display, runs, spec, prepared)
         if finished:

@@ -173,6 +173,9 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         lock.release()
 
 
+USED_SECONDS = 60.0
+"""A connection that has worked this many seconds ago was not closed by a firewall for its silence."""
+
 _OWN_SESSION = """
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -196,7 +199,7 @@ class _ServerLock:
         connector = postgres.connector(url, postgres.TURN_STATEMENT_SECONDS)
         # The lock belongs to the session, so no statement needs a transaction.
         self._engine = create_engine(url, poolclass=NullPool, creator=connector, isolation_level="AUTOCOMMIT")
-        self._connection = self._engine.connect()
+        self._connection, self._checked = self._engine.connect(), time.monotonic()
 
     def take(self, owner: Callable[[], str]) -> None:
         """Take the lock.
@@ -230,13 +233,18 @@ class _ServerLock:
             HeldError, OperationalError: as for ``take``.
             SQLAlchemyError: the server is unavailable.
         """
+        begun = time.monotonic()
         try:
             self._connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
             self.release()
+            now = time.monotonic()
+            if now - begun >= postgres.TURN_STATEMENT_SECONDS and begun - self._checked < USED_SECONDS:
+                raise  # the server hangs: the next check connects, so that the caller waits only once
             self._connection = self._engine.connect()
             # Only a launch from another runs folder can be faster, because this process holds its own folder's lock.
             self.take(lambda: "a launch from another runs folder, which was faster")
+        self._checked = time.monotonic()
 
     def release(self) -> None:
         """Close the connection, and with it the session."""

@@ -4,6 +4,7 @@ hang."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,7 +45,14 @@ SEQUENCES = (
 )
 """The cause and cure of ``is_old_number``."""
 
+POOLED, REFUSED_OPTION = "pooled", "refused option"
+"""Instead of a SQLSTATE: a pooler that gives each transaction another session, and one that refuses a parameter."""
+
 CURES = {
+    POOLED: "a study's lock needs one session; let the pooler keep sessions (PgBouncer: pool_mode = session), or name "
+    "the server's own port",
+    REFUSED_OPTION: "the pooler does not accept this parameter of a connection; remove it from the URL or from the "
+    "environment (PG...)",
     READ_ONLY: "the server accepts no writes now (a standby, or set to read-only); name the primary, or wait for it",
     "53100": "the disk of the server is full; make room there",
     "53300": "the server has no connection left; close others, or raise max_connections",
@@ -61,10 +69,15 @@ CURES = {
 }
 """SQLSTATE -> the cause and its cure, in words."""
 
-REFUSALS = ("42501", "28P01", "28000", "3D000")
+REFUSALS = ("42501", "28P01", "28000", "3D000", POOLED, REFUSED_OPTION)
 """The SQLSTATEs after which a person must change something. They end a launch, but not a search that runs already."""
 
 _WORDS = {
+    "another session for each transaction": POOLED,
+    "unsupported startup parameter": REFUSED_OPTION,
+    "no more connections allowed": "53300",
+    "no such database": "3D000",
+    "no such user": "28000",
     "too many c": "53300",
     "connection slots are": "53300",
     "the database system is": "57P03",
@@ -103,17 +116,37 @@ def is_old_number(error: BaseException) -> bool:
 
 def arguments(url: URL) -> dict[str, Any]:
     """Arguments for libpq, the same for every connection."""
-    # For the server: otherwise it keeps the lock of a vanished client, by default for two hours.
-    halves = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVES.items())
-    limit = 1000 * STATEMENT_SECONDS
-    # The last of two equal options counts: the URL's options override those before them, but not the time zone.
-    options = f"{halves} -c statement_timeout={limit} {url.query.get('options', '')} -c timezone=UTC"
+    _, others = _options_of(url)
     # For the client: otherwise it waits a quarter of an hour for a vanished server.
     return KEEPALIVES | {
         "connect_timeout": CONNECT_SECONDS,
         "tcp_user_timeout": 1000 * ANSWER_SECONDS,
-        "options": options,
+        "options": " ".join(others),  # even if empty, so that PGOPTIONS does not count
     }
+
+
+def settings(url: URL) -> dict[str, str]:
+    """The settings of every session. They are set after the connection is open, because poolers refuse them before."""
+    # For the server: otherwise it keeps the lock of a vanished client, by default for two hours.
+    halves = {f"tcp_{name}": str(value) for name, value in KEEPALIVES.items()}
+    chosen, _ = _options_of(url)
+    # The URL's options override those before them, but not the time zone.
+    return halves | {"statement_timeout": str(1000 * STATEMENT_SECONDS)} | chosen | {"timezone": "UTC"}
+
+
+def _options_of(url: URL) -> tuple[dict[str, str], list[str]]:
+    """The settings in the URL's options (``-c name=value``, ``--name=value``), and the other options as they are."""
+    given = url.query.get("options", "")
+    words = iter(re.findall(r"(?:\\.|[^\\\s])+", given if isinstance(given, str) else " ".join(given), re.DOTALL))
+    chosen, others = dict[str, str](), list[str]()
+    for word in words:
+        setting = next(words, "") if word == "-c" else word
+        name, equals, value = setting.removeprefix("-c").removeprefix("--").partition("=")
+        if equals and (word == "-c" or word.startswith(("-c", "--"))):
+            chosen[name.replace("-", "_").lower()] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        else:
+            others += [word, setting] if word == "-c" else [word]
+    return chosen, others
 
 
 def connector(url: URL, seconds: float = STATEMENT_SECONDS) -> Callable[[], psycopg.Connection]:
@@ -121,18 +154,61 @@ def connector(url: URL, seconds: float = STATEMENT_SECONDS) -> Callable[[], psyc
 
     Args:
         url: URL of the database.
-        seconds: longest time for a statement, on the client's side; ``arguments`` or ``hurry`` limits it on the server.
+        seconds: longest time for a statement, on the client's side; ``settings`` or ``hurry`` limits it on the server.
     """
     kind: Any = url.get_dialect()
     # SQLAlchemy's own conversion of a URL into arguments for the driver.
     args, options = kind(dbapi=kind.import_dbapi()).create_connect_args(url)
 
     def connect() -> psycopg.Connection:
-        connection: psycopg.Connection = _patient().connect(*args, **{**options, **arguments(url)})
+        begun = time.monotonic()
+        connection: psycopg.Connection = _patient().connect(*args, **{**options, **arguments(url)}, autocommit=True)
+        # A pooler that hangs may let the client in, and answer nothing.
+        connection.seconds = max(1.0, begun + CONNECT_SECONDS - time.monotonic())  # type: ignore[attr-defined]
+        return connection
+
+    def prepare() -> psycopg.Connection:
+        connection = connect()
+        try:
+            # Before the first setting, which a pooler would otherwise give to the sessions of other programs.
+            _check_session(connection, connect)
+            pairs = [word for pair in settings(url).items() for word in pair]
+            connection.execute(f"SELECT {', '.join(['set_config(%s, %s, false)'] * (len(pairs) // 2))}", pairs)
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
         connection.seconds = seconds + LATE_SECONDS  # type: ignore[attr-defined]
         return connection
 
-    return connect
+    return prepare
+
+
+def _check_session(connection: Any, connect: Callable[[], Any]) -> None:
+    """Check that a connection has one session of the server for itself. A pooler may keep it for one transaction only.
+
+    Raises:
+        OperationalError: it has not.
+    """
+    first = _session_of(connection)
+    if first == connection.info.backend_pid:  # the server itself has let the client in
+        return
+    # While another transaction is open, a pooler has to give this connection another session, or that one the same.
+    with connect() as other:
+        try:
+            with other.transaction():
+                is_shared = _session_of(other) == first or _session_of(connection) != first
+        except other.Error as error:
+            if "statement pooling" not in str(error):
+                raise
+            is_shared = True
+    if is_shared:
+        raise other.OperationalError("the pooler hands out another session for each transaction")
+
+
+def _session_of(connection: Any) -> int:
+    """Process of the server for a connection, asked from the server."""
+    return int(connection.execute("SELECT pg_backend_pid()").fetchone()[0])
 
 
 def hurry(connection: Any) -> None:

@@ -127,7 +127,7 @@ class Database:
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
         if self.path is None:
             state = postgres.sqlstate_of(getattr(cause, "orig", None) or error)
-            if state in postgres.CURES and state not in postgres.REFUSALS:
+            if state in postgres.CURES and (state == postgres.POOLED or state not in postgres.REFUSALS):
                 return NotReadyError(f"{self.name} cannot be read now: {postgres.CURES[state]}.")
             return NotReadyError(f"{self.name} does not answer, or refuses this user.")
         return NotReadyError(f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'}).")

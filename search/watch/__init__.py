@@ -3,6 +3,8 @@ database, it writes only a study's page; with ``--allow-edits``, the dashboard w
 
 status     a study as another process sees it: database, state file, JSON
 live       a search in a terminal of 80 columns: live view, plain lines, last message
+heard      tells of signals and draws on while the main thread waits
+shown      search status, in a terminal or as JSON
 table      the content of the live view, and its tables as plain lines
 observers  observers of a search; none of them can disturb it
 threaded   an observer in a thread of its own

@@ -1,14 +1,14 @@
-"""A search in a terminal of 80 columns: live view, plain lines for a log file, ``search status``."""
+"""A search in a terminal of 80 columns: live view, plain lines for a log file."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 
 from rich.console import Group, RenderableType
@@ -17,15 +17,11 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy import URL
 
-from search.console import Terminal, drop_output, tell, without_controls
+from search.console import Terminal, drop_output, without_controls
 from search.paths import DEFAULT_RUNS, Runs
-from search.process import Signalled
 from search.study.progress import Snapshot, WorkerView, nodes_in_words, problems, typical_epoch_seconds
 from search.study.trial import TrialView
-from search.watch.status import as_json as shape
-from search.watch.status import follow, read_snapshot
 from search.watch.table import View, cut, small_bar, table
 from search.words import clock_time, count, duration, judged_on, megabytes, show
 from studies import StudySpec
@@ -166,6 +162,12 @@ def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
     return worker.epoch + min(0.95, worker.seconds_since_progress / seconds)
 
 
+def later(worker: WorkerView, seconds: float) -> WorkerView:
+    """A worker some seconds later, if nothing is known of it since."""
+    waited = worker.seconds_since_progress
+    return worker if waited is None else replace(worker, seconds_since_progress=waited + seconds)
+
+
 def _trials(snapshot: Snapshot, rows: int) -> Text:
     trials = sorted(snapshot.finished, key=attrgetter("number"))[-rows:]
     objective = COLUMN[snapshot.objective]
@@ -222,6 +224,9 @@ class Display:
         self._said = time.monotonic()
         self._drawn, self._apart = -math.inf, 0.0
         self._undrawn: Snapshot | None = None
+        self._last: tuple[float, Snapshot] | None = None
+        """The last snapshot and its time, for ``go_on``."""
+        self._drawing = threading.RLock()
         self._lines: list[str] = []
         """Lines that appear above the live view when it is drawn next."""
 
@@ -232,10 +237,11 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            if self._undrawn is not None:
-                self._draw(self._live, self._undrawn)
-            self._try(self._print_lines)
-            self._try(self._live.stop)
+            with self._drawing:
+                if self._undrawn is not None:
+                    self._draw(self._live, self._undrawn)
+                self._try(self._print_lines)
+                self._try(self._live.stop)
         try:
             self.console.file.flush()
         except OSError as error:
@@ -246,13 +252,29 @@ class Display:
         """Show the search as it is now."""
         now = time.monotonic()
         if self._live:
-            self._undrawn = snapshot
-            if now - self._drawn >= max(DRAWN_SECONDS if self._lines else REDRAWN_SECONDS, self._apart):
-                self._drawn, begun = now, time.process_time()
-                self._draw(self._live, snapshot)
-                self._apart = min(REDRAWN_SECONDS, DRAWN_APART * (time.process_time() - begun))
+            with self._drawing:
+                self._undrawn, self._last = snapshot, (now, snapshot)
+                if now >= self._due():
+                    begun = time.thread_time()
+                    self._draw(self._live, snapshot)
+                    self._apart = min(REDRAWN_SECONDS, DRAWN_APART * (time.thread_time() - begun))
         elif now - self._said > LOG_SECONDS:
             self.say(log_line(snapshot))
+
+    def go_on(self, *, at_once: bool) -> None:
+        """Draw what is due if nobody has called ``watch`` for a while. Another thread calls this.
+
+        Args:
+            at_once: whether lines for the user are due now.
+        """
+        with self._drawing:
+            now, live = time.monotonic(), self._live
+            if live and live.is_started and self._last and (now > self._due() + 1 or (at_once and self._lines)):
+                since, last = self._last
+                self._draw(live, replace(last, workers=tuple(later(one, now - since) for one in last.workers)))
+
+    def _due(self) -> float:
+        return self._drawn + max(DRAWN_SECONDS if self._lines else REDRAWN_SECONDS, self._apart)
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:
         """Show one line permanently, and log it."""
@@ -266,6 +288,7 @@ class Display:
             self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
 
     def _draw(self, live: Live, snapshot: Snapshot) -> None:
+        self._drawn = time.monotonic()
         self._undrawn, self._view.content = None, text_of_snapshot(snapshot, self._runs, rows=self.console.height)
         self._try(self._print_lines if self._lines else live.refresh)  # lines are printed together with the view
 
@@ -322,78 +345,3 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs, *options: str) -
             f"export it with: {runs.command('export-best', spec.name, *options)}"
         )
     return words
-
-
-def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) -> None:
-    """``search status``, with ``--watch`` and ``--json``."""
-    if watch:
-        # Ctrl-C ends this command, not the search.
-        with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, runs)) as moments:
-            if not as_json:
-                show_watched(moments, runs)
-                return
-            try:
-                for snapshot, held_by in moments:
-                    print(json.dumps(shape(snapshot, runs, held_by=held_by)), flush=True)
-            except BrokenPipeError:  # the reader of the output has ended
-                drop_output(sys.stdout)
-        return
-    snapshot, held_by = read_snapshot(name, url, runs)
-    if as_json:
-        tell(json.dumps(shape(snapshot, runs, held_by=held_by), indent=2))
-    else:
-        show_once(snapshot, held_by, runs)
-
-
-def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
-    """``search status``."""
-    console = Terminal(highlight=False)
-    console.print(text_of_snapshot(snapshot, runs))
-    if snapshot.person is not None:
-        console.print(f"owner: {snapshot.person}", style="dim", markup=False)
-    taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
-    console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
-    console.print(owner_or_next_command(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)
-
-
-def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> None:
-    """``search status --watch``: follow a search until it ends; in a log file, a line for each trial that finishes."""
-    with Display(runs) as display:
-        told: set[int] = set()
-        for moment, (snapshot, held_by) in enumerate(moments):
-            display.watch(snapshot)
-            if not display.console.is_terminal:
-                for trial in snapshot.finished if moment else ():
-                    if trial.number not in told:
-                        display.say(trial.sentence(snapshot.ladder, snapshot.objective))
-                if moment == 0 or held_by is None:
-                    display.say(log_line(snapshot))
-                told = {trial.number for trial in snapshot.finished}
-        display.say(owner_or_next_command(snapshot, held_by, runs))
-
-
-def owner_or_next_command(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
-    """The process that uses the study, or the next command if there is none."""
-    if held_by:
-        return f"in use by {held_by}"
-    larger = snapshot.budget.larger(snapshot.spent)
-    finish = runs.command("stop", snapshot.study, "--finish")
-    if snapshot.is_spent and snapshot.best is None:
-        return (
-            "no process searches it, the budget is spent and no trial has completed; "
-            f"{runs.command('report', snapshot.study)} shows the reasons; "
-            f"to go on, repeat its search launch with {larger}"
-        )
-    if snapshot.is_spent:
-        words = "no process searches it, the budget is spent; "
-        words += (
-            f"exported to {snapshot.exported_to}"
-            if snapshot.exported_to
-            else f"export the best: {runs.command('export-best', snapshot.study)}"
-        )
-        if paused := snapshot.spent.paused:
-            words += f"\n{paused:,} paused; a larger budget ({larger}) continues them, {finish} ends them"
-        return words
-    unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""
-    unfinished += f", {snapshot.spent.paused:,} paused" if snapshot.spent.paused else ""
-    return f"no process searches it{unfinished}; to go on, repeat its search launch"

@@ -1,6 +1,6 @@
 """A search in numbers, from its coordinator, its database and its state file; the JSON of ``search status``.
 
-search/watch/live.py shows this in a terminal.
+search/watch/shown.py shows this in a terminal.
 """
 
 from __future__ import annotations

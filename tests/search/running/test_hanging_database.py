@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,7 +18,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-from needed import postgres, required
+from needed import pooler, postgres, required
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import StorageInternalError
 from scripted import EPOCHS, Listener, ScriptedPool, spec_of, states, trains
@@ -31,10 +32,14 @@ from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
+from search.study.lock import own_study
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
+from search.study.postgres import ANSWER_SECONDS
 from search.study.storage import backend_of, is_outage, open_storage, parse_url, storage_errors, wait_briefly
 from search.study.study import open_study
+from search.watch.heard import heard
+from search.watch.live import Display
 
 pytestmark = pytest.mark.postgres
 
@@ -365,6 +370,47 @@ def test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away(
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1, "a new connection"
     engine.dispose()
+
+
+@pytest.mark.parametrize("frozen", ["pooler", "server"])
+def test_while_a_pooler_or_the_server_hangs_a_stop_is_heard_within_a_second_and_turns_are_short(
+    url: str, server: Any, tmp_path: Path, frozen: str
+) -> None:
+    said: list[tuple[float, str]] = []
+    between = pooler(server) if frozen == "pooler" else nullcontext((URL.create(""), psutil.Process(server.get_pid())))
+    with between as (at_pooler, process):
+        way = at_pooler.set(database=make_url(url).database) if frozen == "pooler" else make_url(url)
+        workers = ScriptedPool(trains, num_workers=2)
+        coordinator = searching(way.render_as_string(False), tmp_path, [], workers)
+        coordinator.say = coordinator.outage._say = lambda line, *_: said.append((time.monotonic(), line))
+        hearing = heard(Display(quiet=True), is_stopping=lambda: coordinator.stopping, announce=coordinator.announce)
+        with own_study("scripted", way, Runs(tmp_path)) as check, hearing:
+            coordinator.owned._check_lock = check
+            coordinator.begin()
+            while len(workers.answers) < 2:
+                coordinator.turn()
+            processes = [process, *process.children()]
+            for one in processes:
+                one.suspend()
+            try:
+                stopped = time.monotonic() + 1
+                stop = threading.Timer(1, coordinator.stop)
+                stop.start()
+                while not coordinator.outage.is_on:
+                    begun = time.monotonic()
+                    coordinator.turn()
+                    assert time.monotonic() - begun < ANSWER_SECONDS + 2, "it waits for one answer only"
+                stop.join()
+            finally:
+                for one in processes:
+                    one.resume()
+            (heard_at,) = [at for at, line in said if line.startswith("finishing the epoch")]
+            assert heard_at - stopped < 1
+            while coordinator.turn():
+                pass
+            coordinator.crew.close(0)
+            check()
+    backend_of(coordinator.trials.study).engine.dispose()
 
 
 STUCK = """

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,17 @@ from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.study.trial import TrialView
 from search.watch import live as terminal
+from search.watch.heard import heard
 from search.watch.live import (
     Display,
     epochs_done,
     headline,
     last_words,
+    later,
     log_line,
-    owner_or_next_command,
-    show_watched,
     text_of_snapshot,
 )
+from search.watch.shown import owner_or_next_command, show_watched
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
 from studies import Faults, StudySpec
 from trainer.kept import read_checked, write_checked
@@ -269,6 +271,13 @@ def crowded() -> Snapshot:
     return moment("a-study-with-a-long-name", 2000, tuple(finished), (gpu,) * 4, 360_000.0)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def drawn_on(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the live view draws on a terminal from now on."""
     drawn = io.StringIO()
@@ -482,6 +491,34 @@ class TestTerminal:
             sys.setswitchinterval(before)
         display._print_lines()
         assert shown_lines == said
+
+    def test_what_is_due_is_drawn_although_the_main_thread_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = drawn_on(monkeypatch)
+        monkeypatch.setattr(terminal, "REDRAWN_SECONDS", 3600.0)
+        with Display() as display, heard(display, is_stopping=lambda: stopping, announce=lambda: said.append(1)):
+            said, stopping = list[int](), False
+            display.watch(moment("birds", 3, (trial(0),), (training(2, 1),), 40.0))
+            display.say("the database cannot be reached")
+            wait_until(lambda: "the database cannot be reached" in drawn.getvalue())
+            monkeypatch.setattr(terminal, "REDRAWN_SECONDS", 0.1)
+            before = drawn.getvalue().count("1 of 3 trials finished")
+            wait_until(lambda: drawn.getvalue().count("1 of 3 trials finished") > before + 1)
+            monkeypatch.setattr(terminal, "DRAWN_SECONDS", 3600.0)
+            monkeypatch.setattr(terminal, "REDRAWN_SECONDS", 3600.0)
+            assert not said
+            display.say("finishing the epoch")
+            stopping = True
+            wait_until(lambda: "finishing the epoch" in drawn.getvalue())
+            assert said
+        after = drawn.getvalue()
+        display.go_on(at_once=True)
+        assert drawn.getvalue() == after, "the live view has ended"
+
+    def test_the_bar_of_an_epoch_goes_on_without_news(self) -> None:
+        (worker,) = moment("birds", 3, (trial(0),), (training(2, 1),), 40.0).workers
+        waiting = replace(worker, seconds_since_progress=1.0, epoch_seconds=10.0)
+        assert epochs_done(later(waiting, 4.0), None) == epochs_done(waiting, None) + 0.4
+        assert later(replace(worker, seconds_since_progress=None), 4.0).seconds_since_progress is None
 
     def test_drawings_that_take_long_are_further_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = drawn_on(monkeypatch)
