@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for PLAIN, as for `search`
+
 SIZE, CLASSES, DISTINCT, BATCH = 224, 400, 200, 16
 
 PLAIN = """

@@ -23,5 +23,7 @@ words            numbers, counts and settings as text
 """
 
 import logging
+import os
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime, once it is imported, reports its use to its makers
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the caller decides where log lines go

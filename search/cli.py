@@ -55,7 +55,7 @@ from search.options import (
 from search.options import places as _places
 from search.options import print_answer as _print
 from search.paths import DEFAULT_RUNS, Runs
-from search.process import leave_after, run_command
+from search.process import check_current_folder, leave_after, run_command
 from search.steering import gpus, stop
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ app = typer.Typer(
 @app.callback()
 def options(version: VersionOption = False, verbose: LoudnessOption = None) -> None:
     """Options that every command takes."""
+    check_current_folder()
 
 
 @app.command()

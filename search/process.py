@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from search.console import Say, tell_aside, without_controls
-from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of, reason_of
+from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, UsageError, exit_code_of, reason_of
 from trainer.errors import DiskError, TrainerError, no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -85,6 +85,20 @@ def run_command(command: Callable[..., object]) -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(INTERNAL)
+
+
+def check_current_folder() -> None:
+    """Check that the current folder is still there, before a relative path is looked for in it.
+
+    Raises:
+        UsageError: it was deleted or replaced.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError(
+            'the current folder was deleted or replaced; enter the one in its place with: cd "$PWD" (or another one)'
+        ) from None
 
 
 def leave_after(run: Callable[[], object]) -> NoReturn:

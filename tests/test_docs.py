@@ -284,6 +284,7 @@ PROMISES = {
     "network access": [
         "test_a_check_does_not_use_the_network",
         "test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to",
+        "test_who_opens_a_model_keeps_no_record_of_its_use",
     ],
     "an address of [notify]": [
         "test_the_script_of_the_documents_tensorboard_and_apprise_see_a_search_and_keep_its_secrets",
@@ -350,6 +351,7 @@ PROMISES = {
     "an export is put where something else lies": [
         "test_what_is_no_whole_export_of_ours_is_never_deleted",
         "test_a_whole_export_is_replaced_and_at_each_instant_one_is_there",
+        "test_the_current_folder_is_the_new_one_after_its_replacement_and_the_user_is_told",
         "test_a_kill_between_two_moves_is_mended_before_anything_else",
     ],
     "the old export cannot be moved": [
@@ -368,6 +370,8 @@ PROMISES = {
     "the proof of an export is killed": ["test_a_proof_that_memory_ran_out_for_says_memory"],
     "the journal is damaged": [
         "test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_database_has",
+        "test_a_journal_that_lost_more_than_its_last_line_is_kept_aside_whole_and_a_replay_says_so",
+        "test_a_last_line_that_a_crash_cut_is_removed_and_said",
         "test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest_is_identical",
     ],
 }

@@ -15,3 +15,7 @@
 - noise: how well the noise of a training is known from two seeds
 - stops: how often the best candidate is not trained to its end
 """
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime, once it is imported, reports its use to its makers

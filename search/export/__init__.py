@@ -2,6 +2,7 @@
 
 export     writes the export into a temporary folder, starts the proof, moves the folder into place
 place      puts an export in its place: it is made beside the place, then exchanged with the old content
+folders    what a folder is to the system and to this process: a mount point, the current folder
 choice     the trials that an export is made of
 pictures   the pictures of the study, which may have moved, but must be those of its last launch
 retrain    the trainings for an export: the best trials once more, then the chosen one

@@ -26,6 +26,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 
 from search.errors import SearchError, UsageError
+from search.export.folders import in_same_folder, is_mount_point
 from search.export.formats import weights
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import METRICS, ExportRecord
@@ -110,6 +111,7 @@ class Place:
         strange = foreign(self.target)
         return altered(self.target) or (None if strange is None else f"export-best did not write {strange}")
 
+    @in_same_folder()
     def check(self) -> None:
         """Check, before anything is trained, that an export can be put here. What a killed process left half done is
         undone or completed first.
@@ -118,7 +120,7 @@ class Place:
             UsageError: no export can be put here.
         """
         self._mend()
-        if _is_mount_point(self.target):
+        if is_mount_point(self.target):
             raise UsageError(
                 f"{self.target} is a mount point, whose place a finished export cannot take; name a folder in it: "
                 f"--out {shlex.quote(str(self.target / 'export'))}"
@@ -166,6 +168,7 @@ class Place:
         (partial / UNFINISHED).touch()
         return partial
 
+    @in_same_folder()
     def finish(self, partial: Path) -> str | None:
         """Put a complete export in place. At each moment, the old or the new export exists: at
         its place or, where the system cannot exchange folders, for a moment beside it.
@@ -302,18 +305,6 @@ class Place:
 
     def _beside(self, what: str) -> Path:
         return self.target.with_name(f".{self.target.name}.{what}")
-
-
-def _is_mount_point(path: Path) -> bool:
-    """Whether something is mounted at a path: another disk or, as a container's volume, a folder of the same disk."""
-    if os.path.ismount(path):
-        return True
-    name = os.fsencode(path.resolve())
-    for char in b"\\ \t\n":  # the system writes them in octal, the backslash first
-        name = name.replace(bytes([char]), b"\\%03o" % char)
-    with contextlib.suppress(OSError):
-        return any(line.split(b" ")[4] == name for line in Path("/proc/self/mountinfo").read_bytes().splitlines())
-    return False
 
 
 def _set_aside(content: Path, target: Path) -> Path:

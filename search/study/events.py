@@ -31,11 +31,13 @@ line that was altered, removed or inserted breaks the chain. Lines of earlier ve
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -62,6 +64,8 @@ Setting: TypeAlias = bool | int | float | str | None
 """A value of a sampled setting. None occurs only if another program has chosen it."""
 
 _SUM = re.compile(rb'(?P<said>.*), "crc32": "(?P<crc32>[0-9a-f]{8})"\}', re.DOTALL)
+
+_SUM_KEY = re.compile(rb', "crc32": "[0-9a-f]{8}"\}')
 
 TAIL_BYTES = len(b', "crc32": "12345678"}\n')
 """Number of bytes at the end of a line that hold its checksum."""
@@ -324,6 +328,26 @@ def last_checksum(content: bytes) -> int:
     """The checksum of a journal's last line, given the last TAIL_BYTES of the journal; 0 if the line has none."""
     found = _SUM.fullmatch(content[:-1])
     return int(found["crc32"], 16) if found else 0
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """The lines of a journal. What follows the last line break is left out if it may be the last line, cut by a crash.
+    If it is not, it is one of the lines, and ``read_line`` refuses it."""
+    *lines, end = content.split(b"\n")
+    # After a power cut, some file systems have zeros in the place of the bytes that were not written yet.
+    begun = end.rstrip(b"\0") if lines else end
+    is_one_line = b"\0" not in begun and begun[:1] in (b"", b"{") and len(_SUM_KEY.findall(begun)) <= 1
+    return lines if is_one_line else [*lines, end]
+
+
+def cut_torn_line(path: Path) -> bool:
+    """Remove an incomplete last line, which a crash leaves, from a journal. Returns whether there was one."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    is_torn = whole < len(content) and len(lines_of(content)) == content.count(b"\n")
+    if is_torn:
+        os.truncate(path, whole)
+    return is_torn
 
 
 def read_line(line: bytes, above: int | None) -> tuple[Event, int | None]:

@@ -12,7 +12,8 @@ from sqlalchemy import and_, select
 
 from search.errors import ReplayFailed, StudyChanged
 from search.paths import Runs
-from search.study.journal import cut_torn_line, read_journal, study_uuid_of
+from search.study.events import cut_torn_line
+from search.study.journal import read_journal, study_uuid_of
 from search.study.prepared import Prepared
 from search.study.storage import backend_of, is_same_file, version_of
 from search.study.study import UUID
@@ -51,15 +52,16 @@ def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
     """The UUID of the study that a folder's journal belongs to. If the journal is damaged, move it aside and return
     None."""
     path = runs.journal(study)
-    if cut_torn_line(path):
-        notes.append("the last line of the journal was incomplete, as after a crash, and was removed")
     try:
-        return study_uuid_of(read_journal(path))
+        uuid = study_uuid_of(read_journal(path))
     except (ReplayFailed, ValueError):
         aside = runs.damaged_journal(study, datetime.now())
         path.replace(aside)
         notes.append(f"the journal is damaged: set aside as {aside}, a new one begins with what the database has")
-    return None
+        return None
+    if cut_torn_line(path):
+        notes.append("the last line of the journal was incomplete, as after a crash, and was removed")
+    return uuid
 
 
 def identify(study: optuna.Study) -> Callable[[], None]:

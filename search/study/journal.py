@@ -39,8 +39,10 @@ from search.study.events import (
     Started,
     Tell,
     as_json,
+    cut_torn_line,
     last_checksum,
     line_of,
+    lines_of,
     read_line,
 )
 from search.study.marks import is_foreign
@@ -248,24 +250,15 @@ class Journal:
         return gap
 
 
-def cut_torn_line(path: Path) -> bool:
-    """Remove an incomplete last line, which a crash leaves, from a journal. Returns whether there was one."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    return whole < len(content)
-
-
 @without_gc()
 def read_journal(path: Path) -> list[Event]:
     """The events of a journal. An incomplete last line, which a crash leaves, is left out.
 
     Raises:
-        ReplayFailed: another line is damaged.
+        ReplayFailed: another line is damaged, or what follows the last line break is more than such a line.
     """
     try:
-        *lines, _torn = path.read_bytes().split(b"\n")
+        lines = lines_of(path.read_bytes())
     except OSError as error:
         if error.errno == errno.ENOENT:
             return []

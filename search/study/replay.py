@@ -93,9 +93,9 @@ def replay_study(name: str, runs: Runs, other: str | None = None) -> Replay | Ot
         StudyChanged: the journal was written by another version of this program, which this one cannot read.
         ConfigError: there is no such pruner.
     """
-    events = read_journal(runs.journal(name)) if STUDY_NAME.fullmatch(name) else []
-    if not events:
+    if not (STUDY_NAME.fullmatch(name) and runs.journal(name).exists()):
         raise UsageError(f"study {name!r} has no journal in {runs.root}; name the runs folder it was searched in")
+    events = read_journal(runs.journal(name))
     if other is None:
         return replace(replay(events), study=name)
     key, _, pruner = other.partition("=")
@@ -244,7 +244,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         ReplayFailed: an event does not follow from those before it.
     """
     if not any(isinstance(event, Launch) for event in events):
-        raise UsageError("the journal has no launch: its search never began")
+        raise UsageError("the journal has no launch: its search never began, or its lines were lost")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     played: _Played | None = None
     for number, event in enumerate(events, 1):

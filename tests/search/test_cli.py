@@ -234,3 +234,14 @@ def test_a_mistake_of_ours_is_a_traceback_and_the_code_for_it(tmp_path: Path) ->
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert answer.returncode == 70
     assert "RuntimeError: ours" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["launch", "digits"], ["status"], ["studies"], ["export-best", "birds", "--out", "."]], ids=" ".join
+)
+def test_in_a_folder_that_was_deleted_every_command_says_so(tmp_path: Path, arguments: list[str]) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    remove_and_run = ["sh", "-c", 'rmdir ../gone && exec "$@"', "sh", str(COMMAND), *arguments]
+    ended = subprocess.run(remove_and_run, cwd=gone, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("search: the current folder was deleted or replaced; enter the one in its place")

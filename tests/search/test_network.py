@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from inside import run_inside
+from needed import program
 from tiny import tiny_study
 
 TEACHER = '\n[train.distill]\nteacher = "{}"\n'
@@ -69,21 +70,56 @@ def test_a_check_still_names_a_teacher_that_is_none(tmp_path: Path, asked: list[
     assert "is neither an export nor a timm model" in err
 
 
-WATCH = """
-import os, socket, sys
+@pytest.fixture
+def watched(tmp_path: Path) -> dict[str, str]:
+    """An environment in which processes note in tmp_path / "notes" what they look up and connect to, also from C, and
+    have a home of their own."""
+    library = tmp_path / "network.so"
+    source = Path(__file__).with_name("network.c")
+    subprocess.run([program("gcc"), "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+    (tmp_path / "home").mkdir()
+    own = {"LD_PRELOAD": library, "NETWORK_NOTES": tmp_path / "notes", "HOME": tmp_path / "home", "OMP_NUM_THREADS": 1}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    return kept | {name: str(value) for name, value in own.items()}
 
-def watch(event, arguments):
-    if event in ("socket.connect", "socket.sendto") and arguments[0].family != socket.AF_UNIX:
-        note(arguments[1])
-    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        note(arguments[:2])
 
-def note(address):
-    with open(os.environ["NETWORK_NOTES"], "a") as notes:
-        print(*address[:2], file=notes)
+LOOK_UP = "import socket; socket.getaddrinfo('localhost', 7)"
+CONNECT = "import socket; socket.socket().connect_ex(('127.0.0.1', 7))"
+IN_C = "import ctypes; ctypes.CDLL(None).gethostbyname(b'localhost')"
 
-sys.addaudithook(watch)
+
+@pytest.mark.parametrize(
+    ("code", "noted"), [(LOOK_UP, "localhost 7\n"), (CONNECT, "127.0.0.1 7\n"), (IN_C, "localhost -\n"), ("", None)]
+)
+def test_what_a_process_asks_of_the_network_is_noted(
+    tmp_path: Path, watched: dict[str, str], code: str, noted: str | None
+) -> None:
+    subprocess.run([sys.executable, "-c", code], env=watched, check=True)
+    notes = tmp_path / "notes"
+    assert (notes.read_text() if notes.exists() else None) == noted
+
+
+OPENS = """
+import onnx, sys
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+ends = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("pictures", "logits")]
+graph = make_graph([make_node("Relu", ["pictures"], ["logits"])], "graph", ends[:1], ends[1:])
+model = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8)
+onnx.save(model, sys.argv[1])
+
+import MODULE
+from search.export.formats.table import format_of
+format_of("onnx").open(sys.argv[1])
 """
+
+
+@pytest.mark.parametrize("module", ["search.export.proof", "search.export.predict", "search.export.compare"])
+def test_who_opens_a_model_keeps_no_record_of_its_use(tmp_path: Path, watched: dict[str, str], module: str) -> None:
+    """ONNX Runtime sends its record ten seconds later, and begins it in the user's home as soon as it is imported."""
+    code = OPENS.replace("MODULE", module)
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.onnx"], env=watched, check=True)
+    assert [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in path.name] == []
+    assert not (tmp_path / "notes").exists()
 
 
 class Told(BaseHTTPRequestHandler):
@@ -108,12 +144,11 @@ def webhook() -> Iterator[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # six commands, an export among them
-def test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to(tmp_path: Path, webhook: int) -> None:
-    (tmp_path / "sitecustomize.py").write_text(WATCH)
+@pytest.mark.timeout(600)  # seven commands, an export among them
+def test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to(
+    tmp_path: Path, watched: dict[str, str], webhook: int
+) -> None:
     notes = tmp_path / "notes"
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "NETWORK_NOTES": str(notes), "OMP_NUM_THREADS": "1"}
     (tmp_path / "tiny.toml").write_text(
         tiny_study("tiny", trials=1)
         + '[confirm]\ntop = 0\n[final]\nformats = ["onnx", "pt2"]\n'
@@ -122,7 +157,7 @@ def test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to(tmp
 
     def search(*arguments: str) -> None:
         command = [Path(sys.executable).with_name("search"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path, env=watched, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
     search("launch", "tiny.toml", "--gpus", "cpu:1")
@@ -130,6 +165,8 @@ def test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to(tmp
     notes.unlink()
     search("check", "tiny.toml", "--gpus", "cpu:1")
     search("export-best", "tiny", "--gpus", "cpu:1")
+    (picture,) = list((tmp_path / "runs").rglob("confusion.png"))[:1]
+    search("predict", str(picture.parents[1]), str(picture))
     search("status", "tiny")
     search("report", "tiny")
     search("replay", "tiny")

@@ -211,3 +211,49 @@ def test_a_folder_that_is_mounted_at_the_place_is_told_before_anything_is_traine
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip(f"no folder can be mounted here: {done.stderr.strip()}")
     assert f"UsageError: {place} is a mount point" in done.stderr
+
+
+CURRENT: dict[str, tuple[str, bool]] = {
+    "an empty folder": ("model", False),
+    "an export": ("model", True),
+    "a folder in an export": ("model/plots", True),
+    "a link to an export": ("link", True),
+}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize(("current", "is_export"), CURRENT.values(), ids=CURRENT)
+def test_the_current_folder_is_the_new_one_after_its_replacement_and_the_user_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, current: str, is_export: bool, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(search.export.place, "_exchange", lambda *_: False)
+    target = tmp_path / "model"
+    place = Place(target, is_default=False)
+    target.mkdir()
+    (tmp_path / "link").symlink_to("model")
+    if is_export:
+        place.finish(made(place, "old"))
+    monkeypatch.chdir(tmp_path / current)
+    here = Path.cwd()
+    new = made(place)
+    content = there(new)
+    with pytest.warns(UserWarning, match=f"has replaced the current folder {here}; .*: cd"):
+        assert place.finish(new) is None
+    assert Path.cwd() == here
+    assert Path().stat().st_ino == here.stat().st_ino
+    assert there(target) == {name: data for name, data in content.items() if name != UNFINISHED}
+
+
+@pytest.mark.parametrize("current", [".", "beside"])
+def test_another_current_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, current: str
+) -> None:
+    place = Place(tmp_path / "model", is_default=False)
+    place.finish(made(place, "old"))
+    (tmp_path / "beside").mkdir()
+    new = made(place)
+    (tmp_path / current).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / current)
+    place.finish(new)
+    assert (Path.cwd(), list(recwarn)) == (tmp_path / current, [])

@@ -18,11 +18,12 @@ import pytest
 from lines import launch
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, states, trains
 
+from search.errors import ReplayFailed, UsageError
 from search.paths import Runs
 from search.study.events import Accept, Event
 from search.study.identity import take_folder
 from search.study.journal import Journal, read_journal, study_uuid_of
-from search.study.replay import replay, replay_with, text_of_replay
+from search.study.replay import replay, replay_study, replay_with, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID
 from search.workers.messages import Assign, Epoch, FromWorker
@@ -201,6 +202,69 @@ def test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_datab
     assert any(f"set aside as {aside}" in note for note in bench.notes)
     found = replay(journal)
     assert (found.asks, found.rebuilt, found.identical) == (4, 2, True)
+
+
+UNLIKE_A_CRASH: dict[str, Callable[[bytes], bytes]] = {
+    "only zeros": lambda content: bytes(len(content)),
+    "zeros in the middle": lambda content: content[:100] + bytes(100) + content[200:],
+    "zeros, then the rest of a line": lambda content: content + bytes(100) + b'"step": 1',
+    "no line breaks": lambda content: content.replace(b"\n", b""),
+    "line breaks of an old Mac": lambda content: content.replace(b"\n", b"\r"),
+    "nothing but nonsense": lambda _: b"nonsense",
+    "nonsense at the end": lambda content: content + b"nonsense",
+}
+
+OF_A_CRASH: dict[str, Callable[[bytes], bytes]] = {
+    "half a line": lambda content: content[:-100],
+    "a line without its line break": lambda content: content[:-1],
+    "half a line, then zeros": lambda content: content[:-100] + bytes(100),
+    "whole lines, then zeros": lambda content: content + bytes(4096),
+    "half of the first line": lambda content: content[: content.index(b"\n") // 2],
+}
+
+
+@pytest.mark.parametrize("left", UNLIKE_A_CRASH.values(), ids=UNLIKE_A_CRASH)
+def test_a_journal_that_lost_more_than_its_last_line_is_kept_aside_whole_and_a_replay_says_so(
+    bench: Bench, left: Callable[[bytes], bytes]
+) -> None:
+    stopped(bench, spec_of(trials=3))
+    runs = Runs(bench.folder)
+    path = runs.journal("scripted")
+    path.write_bytes(damaged := left(path.read_bytes()))
+    with pytest.raises(ReplayFailed, match=r"the next search launch sets it aside and begins a new one"):
+        replay_study("scripted", runs)
+    with pytest.raises(ReplayFailed):
+        Journal(path)
+    assert path.read_bytes() == damaged
+    _, journal = run(bench, spec_of(trials=3))
+    (aside,) = path.parent.glob("journal.damaged-*.jsonl")
+    assert aside.read_bytes() == damaged
+    assert any(f"set aside as {aside}" in note for note in bench.notes)
+    assert not any("last line" in note for note in bench.notes)
+    assert replay(journal).identical
+
+
+@pytest.mark.parametrize("left", OF_A_CRASH.values(), ids=OF_A_CRASH)
+def test_a_last_line_that_a_crash_cut_is_removed_and_said(bench: Bench, left: Callable[[bytes], bytes]) -> None:
+    stopped(bench, spec_of(trials=3))
+    path = Runs(bench.folder).journal("scripted")
+    path.write_bytes(left(path.read_bytes()))
+    _, journal = run(bench, spec_of(trials=3))
+    assert list(path.parent.glob("journal.damaged-*")) == []
+    assert sum("the last line of the journal was incomplete" in note for note in bench.notes) == 1
+    assert replay(journal).identical
+
+
+def test_an_empty_journal_is_not_said_to_be_missing_and_goes_on_from_the_database(bench: Bench) -> None:
+    stopped(bench, spec_of(trials=3))
+    runs = Runs(bench.folder)
+    runs.journal("scripted").write_bytes(b"")
+    with pytest.raises(UsageError, match="its search never began, or its lines were lost"):
+        replay_study("scripted", runs)
+    _, journal = run(bench, spec_of(trials=3))
+    assert replay(journal).identical
+    with pytest.raises(UsageError, match="has no journal in"):
+        replay_study("other", runs)
 
 
 def test_a_journal_that_names_a_path_for_its_study_moves_nothing_there(tmp_path: Path) -> None:
