@@ -177,8 +177,7 @@ class Coordinator:
         trials = self.trials
         checks = (self.owned.check, partial(check_writable, trials.study), trials.lose_foreign, trials.complete_asking)
         steps = (self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
-        minutes = self.spec.faults.storage_minutes
-        news = bool(self.backlog)
+        minutes, news = self.spec.faults.storage_minutes, bool(self.backlog)
         is_needed = news or self.outage.is_on or not self.crew.training() or next(self.crew.idle(), None) is not None
         if self.looking.is_due(news=is_needed) or self._more_to_assign:
             # What other programs change meanwhile is seen in the next turn.
@@ -192,8 +191,8 @@ class Coordinator:
         if self.showing.is_due(news=news):
             with self.showing.working():
                 self.audience.watch(self.snapshot())
-        seconds = POLL_SECONDS if self.outage.is_on or not self._more_to_assign else 0.0
-        seconds = min(seconds, self.looking.left(news=True)) if self.backlog and not self.outage.is_on else seconds
+        soon = 0.0 if self._more_to_assign else self.looking.left(news=True) if self.backlog else POLL_SECONDS
+        seconds = POLL_SECONDS if self.outage.is_on else min(max(0.0, soon), POLL_SECONDS)
         self.backlog.extend(PendingEvent(*event) for event in self.crew.events(seconds, self._patience))
         return True
 
@@ -391,14 +390,11 @@ class Coordinator:
         self.last_failure = failure.signature
 
     def _has_room(self) -> bool:
-        name, folds, waiting = self.spec.name, self.spec.data.folds, self.trials.rungs.order()
-        return self.runs.has_room(name, self.room_needed, folds, waiting)
+        return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds, self.trials.rungs.order())
 
     def _end_with(self, error: Exception) -> None:
         self.stopping, self.fatal = True, self.fatal or error
 
     def _patience(self, worker: Worker) -> float:
-        progress = None if worker.trial is None else self.trials.progress.get(worker.trial)
-        own = progress.seconds.values() if progress else []
-        epochs = self.spec.train.epochs if self.spec.data.folds else 1
-        return patience(self.spec.faults, max(own, default=None), self.trials.slowest, epochs)
+        epochs, own = self.spec.train.epochs if self.spec.data.folds else 1, self.trials.slowest_of(worker.trial)
+        return patience(self.spec.faults, own, self.trials.slowest, epochs)

@@ -96,6 +96,11 @@ class Trials:
         """
         return max(self.clock.slowest, self.ended.slowest)
 
+    def slowest_of(self, number: int | None) -> float | None:
+        """The slowest step of a trial in this launch, in seconds; None if it has none."""
+        progress = None if number is None else self.progress.get(number)
+        return None if progress is None else max(progress.seconds.values(), default=None)
+
     @property
     def allowance(self) -> Allowance:
         """The number of trials that may begin or go on now, besides those in progress."""

@@ -173,7 +173,8 @@ def test_a_kill_at_each_moment_of_the_repeat_loses_nothing(
     coordinator = bench.coordinator(ScriptedPool(trains, 2), spec(schedule))
     append = coordinator.journal.append
 
-    def killed(event: Any) -> None:
+    def killed(*events: Any) -> None:
+        event = events[0]
         repeats = [one.number for one in repeats_of(coordinator)]
         is_due = {
             "queued": isinstance(event, Enqueue) and event.repeats is not None,
@@ -183,7 +184,7 @@ def test_a_kill_at_each_moment_of_the_repeat_loses_nothing(
         }
         if is_due[at]:
             raise Killed  # after the database has stored it, before the journal
-        append(event)
+        append(*events)
 
     monkeypatch.setattr(coordinator.journal, "append", killed)
     with pytest.raises(Killed):

@@ -10,7 +10,7 @@ import pytest
 from lines import launch
 from scripted import Bench, ScriptedPool, spec_of, trains
 
-import search.running.trials
+import search.running.results
 from search.errors import HeldError, StudyChanged
 from search.study.events import Launch, Stop
 from search.study.journal import Journal, read_journal
@@ -61,7 +61,7 @@ def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
         return there(*arguments)
 
     coordinator = bench.coordinator(ScriptedPool(trains))
-    owner: Any = search.running.trials if step == "report_step" else coordinator.trials.study
+    owner: Any = search.running.results if step == "report_step" else coordinator.trials.study
     there = getattr(owner, step)
     monkeypatch.setattr(owner, step, deletes_first)
     with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):

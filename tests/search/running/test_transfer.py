@@ -231,10 +231,10 @@ def test_a_kill_while_they_are_queued_loses_and_doubles_none(
     coordinator = bench.coordinator(ScriptedPool(trains), settings)
     append, queued = coordinator.journal.append, itertools.count()
 
-    def killed(event: Any) -> None:
-        if isinstance(event, Enqueue) and next(queued) == killed_at:
+    def killed(*events: Any) -> None:
+        if any(isinstance(event, Enqueue) and next(queued) == killed_at for event in events):
             raise Killed  # the database has it, the journal does not
-        append(event)
+        append(*events)
 
     monkeypatch.setattr(coordinator.journal, "append", killed)
     with pytest.raises(Killed):
