@@ -162,10 +162,12 @@ def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Label
         cure = '; bad_files = "skip" skips rows without a file and files without a row' if missing else ""
         tables = " and ".join(name for _, name in asked)
         index = FileIndex(beside, root)
-        if other := next((one.name for one in others if _labels_in(one, [config.columns or Columns()], index)), None):
+        if more := [one.name for one in others if _labels_in(one, [config.columns or Columns()], index)]:
+            names = " and ".join(more)
+            which, its = (f"tables {names} name", "their") if more[1:] else (f"table {names} names", "its")
             cure += (
-                f"; the table {other} names files without a row: add its rows to {config.labels}, with a column split "
-                "that says train, val or test in each row"
+                f"; the {which} files without a row: add {its} rows to {config.labels}, with a column split that says "
+                "train, val or test in each row"
             )
         nearly, line = _near_miss(lost, files) if len(lost) > len(found) else ("", "")
         raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}{line}")

@@ -4,7 +4,8 @@ launch       from a study to a running search
 stop         `search stop`: asks a search to end, and ends paused trials
 elastic      `search gpus`: adds GPUs to a running search, and takes GPUs away
 coordinator  the loop: assign, answer, resume, pause, stop
-trials       the trials of the study: ask, report, prune, tell
+trials       the trials of the study: ask, resume, tell
+results      the sizes and epochs of trials, and the decisions about them: report, prune
 rungs        decides which trials go on at a rung, pauses the others, promotes paused ones
 allowance    the number of trials that the budget and the time allow to begin or to go on
 quota        the disk space that checkpoints may take

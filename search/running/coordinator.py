@@ -179,7 +179,7 @@ class Coordinator:
         steps = (self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
         minutes, news = self.spec.faults.storage_minutes, bool(self.backlog)
         is_needed = news or self.outage.is_on or not self.crew.training() or next(self.crew.idle(), None) is not None
-        if self.looking.is_due(news=is_needed) or self._more_to_assign:
+        if self.looking.is_due(news=is_needed) or self._more_to_assign or (self.stopping and news):
             # What other programs change meanwhile is seen in the next turn.
             with self.looking.working(), looking_once(self.trials.study):
                 if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
@@ -191,16 +191,15 @@ class Coordinator:
         if self.showing.is_due(news=news):
             with self.showing.working():
                 self.audience.watch(self.snapshot())
-        soon = 0.0 if self._more_to_assign else self.looking.left(news=True) if self.backlog else POLL_SECONDS
+        soon = 0.0 if self._more_to_assign else self.looking.left(news=bool(self.backlog))
         seconds = POLL_SECONDS if self.outage.is_on else min(max(0.0, soon), POLL_SECONDS)
         self.backlog.extend(PendingEvent(*event) for event in self.crew.events(seconds, self._patience))
         return True
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for observers."""
-        told_to, outage = self.stopping and not self.out_of_time, self.outage.seconds if self.outage.is_on else None
-        problems = problems_of(self.crew, outage, len(self.backlog), self.no_room)
-        return snapshot_of(self.trials, self.crew, stopping=told_to, problems=problems)
+        problems = problems_of(self.crew, self.outage, len(self.backlog), self.no_room)
+        return snapshot_of(self.trials, self.crew, stopping=self.stopping and not self.out_of_time, problems=problems)
 
     # -- the database, which may be unavailable
 

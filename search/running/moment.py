@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search.running.trials import Trials
+from search.study.outage import Outage
 from search.study.progress import Snapshot, eta_seconds, words_of_best
 from search.study.trial import TrialView
 from search.words import duration, judged_on
@@ -41,18 +42,18 @@ def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequenc
     )
 
 
-def problems_of(crew: Crew, outage: float | None, waiting: int, no_room: str | None) -> list[str]:
+def problems_of(crew: Crew, outage: Outage, waiting: int, no_room: str | None) -> list[str]:
     """Obstacles to a search, each with its remedy, or with the condition that the search waits for.
 
     Args:
         crew: the workers of the search.
-        outage: seconds since the outage of the database began; None without an outage.
+        outage: the outage of the database, if there is one.
         waiting: number of messages that are not stored yet.
         no_room: the message about a full disk; None if the disk has room.
     """
     problems = crew.put_aside
-    if outage is not None:
-        problems.append(f"no database for {duration(outage)}; training goes on, {waiting} messages wait")
+    if outage.is_on:
+        problems.append(f"no database for {duration(outage.seconds)}; training goes on, {waiting} messages wait")
     if no_room:
         problems.append(f"paused: {no_room}")
     return problems

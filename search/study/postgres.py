@@ -62,6 +62,8 @@ CURES = {
     "it; look for the cause in pg_stat_activity",
     "57P01": "the server is shutting down, or it has ended this connection; wait until it accepts connections",
     "57P03": "the server is starting, recovering or shutting down; wait until it is ready",
+    "55P02": "the server accepts this parameter only when a connection begins; remove it from the URL, or set it for "
+    "the role (ALTER ROLE ... SET)",
     "42501": "the role lacks this permission; ask the owner of the database for it (GRANT)",
     "28P01": "the server does not accept this password; check user and password (in the URL, PGPASSFILE or PGPASSWORD)",
     "28000": "the server does not let this user in; check the user, or ask the server's administrator (pg_hba.conf)",
@@ -69,7 +71,7 @@ CURES = {
 }
 """SQLSTATE -> the cause and its cure, in words."""
 
-REFUSALS = ("42501", "28P01", "28000", "3D000", POOLED, REFUSED_OPTION)
+REFUSALS = ("42501", "28P01", "28000", "3D000", "55P02", POOLED, REFUSED_OPTION)
 """The SQLSTATEs after which a person must change something. They end a launch, but not a search that runs already."""
 
 _WORDS = {
@@ -197,7 +199,10 @@ def _check_session(connection: Any, connect: Callable[[], Any]) -> None:
     with connect() as other:
         try:
             with other.transaction():
-                is_shared = _session_of(other) == first or _session_of(connection) != first
+                second = _session_of(other)
+                is_shared = second == first or _session_of(connection) != first
+            with other.transaction():  # two sessions in turns would look as if each connection had one
+                is_shared = is_shared or _session_of(other) != second
         except other.Error as error:
             if "statement pooling" not in str(error):
                 raise

@@ -46,6 +46,9 @@ DRAWN_SECONDS, REDRAWN_SECONDS, DRAWN_APART = 1.0, 5.0, 300
 lines, it is DRAWN_SECONDS, or DRAWN_APART times the CPU time of the last drawing if that is longer, but at most
 REDRAWN_SECONDS."""
 
+WAITED_SECONDS = 0.4
+"""If no snapshot has come for so long, the main thread waits for something."""
+
 COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
 """Objective -> head of its column, at most eight letters."""
 
@@ -269,8 +272,14 @@ class Display:
         """
         with self._drawing:
             now, live = time.monotonic(), self._live
-            if live and live.is_started and self._last and (now > self._due() + 1 or (at_once and self._lines)):
-                since, last = self._last
+            if not live or not live.is_started:
+                return
+            if self._last is None:  # nothing is known of the search yet
+                if at_once:
+                    self._try(self._print_lines)
+                return
+            since, last = self._last
+            if now > self._due() + 1 or (at_once and self._lines and now - since > WAITED_SECONDS):
                 self._draw(live, replace(last, workers=tuple(later(one, now - since) for one in last.workers)))
 
     def _due(self) -> float:

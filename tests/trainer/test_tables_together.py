@@ -146,6 +146,27 @@ def test_pictures_without_a_row_are_told_of_the_table_that_names_them(tmp_path: 
     ) in problems_of(root, tmp_path, **settings)
 
 
+def test_all_tables_that_name_pictures_without_a_row_are_told_at_once(tmp_path: Path) -> None:
+    """As EuroSAT has them: class folders, and a table for each split."""
+    root = make_folder(tmp_path / "land", {"Forest": 6, "River": 6})
+    names = [f"{kind}/{number:03}" for kind in ("Forest", "River") for number in range(6)]
+    for table, chosen in (("train", names[::3]), ("validation", names[1::3]), ("test", names[2::3])):
+        rows = [f"{at},{name}.png,{name.split('/')[0]}" for at, name in enumerate(chosen)]
+        (root / f"{table}.csv").write_text("\n".join([",Filename,Label", *rows]) + "\n")
+    message = problems_of(root, tmp_path, labels="train.csv")
+    assert (
+        "; the tables test.csv and validation.csv name files without a row: add their rows to train.csv, with a column "
+        "split that says train, val or test in each row:\n"
+    ) in message
+    lines = ["Filename,Label,split"]
+    for table in ("train", "validation", "test"):
+        cells = [row.split(",") for row in (root / f"{table}.csv").read_text().splitlines()[1:]]
+        lines += [f"{name},{label},{table}" for _, name, label in cells]
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    data = prepare(root, tmp_path, labels="train.csv")
+    assert {split: len(indices) for split, indices in data.splits.items()} == {"train": 4, "val": 4, "test": 4}
+
+
 @pytest.mark.parametrize("header", ["id_code", "id_code,diagnosis", "id_code,age"])
 def test_a_test_table_is_named_only_if_it_has_labels(tmp_path: Path, header: str) -> None:
     root = make_folder(tmp_path / "eyes", {"train_images": 8, "test_images": 4})

@@ -106,6 +106,20 @@ def test_no_worker_waits_for_the_next_look_at_the_database(bench: Bench) -> None
     assert states(coordinator.trials.study) == ["COMPLETE"] * 4
 
 
+def test_results_that_come_shortly_before_the_end_of_a_stop_are_stored(bench: Bench) -> None:
+    def stop(_: Epoch) -> None:
+        coordinator.looking = Pace(3600, apart=1e9, most=3600)
+        with coordinator.looking.working():
+            sum(range(100_000))
+        assert not coordinator.looking.is_due(news=True), "without a stop, nothing would be due for an hour"
+        coordinator.stop(grace_seconds=2)
+
+    coordinator = bench.coordinator(ScriptedPool(trains, 2, on_epoch=stop), spec_of(trials=2))
+    assert coordinator.run() is False
+    stored = [trial.intermediate_values.keys() for trial in coordinator.trials.study.get_trials()]
+    assert stored == [{1}, {1}]
+
+
 def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:
     bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4)).run()
     assert bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4)).run() is True

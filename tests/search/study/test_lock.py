@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -79,6 +80,9 @@ class Network:
             near.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        for one in self._opened:  # otherwise threads that read keep them open, and the server keeps its sessions
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
         for one in (self._listener, *self._opened):
             one.close()
 

@@ -102,6 +102,7 @@ def test_a_pooler_that_gives_each_transaction_another_session_is_refused_and_get
     [
         ({"options": "-e"}, r"unsupported startup parameter: options; .*remove it from the URL"),
         ({"options": "-c nonsense=1"}, "unrecognized configuration parameter"),
+        ({"options": "-c ignore_system_indexes=on"}, "cannot be set after connection start; .*ALTER ROLE"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused_with_its_cure(server: Any, query: dict[str, str], said: str) -> None:

@@ -514,6 +514,13 @@ class TestTerminal:
         display.go_on(at_once=True)
         assert drawn.getvalue() == after, "the live view has ended"
 
+    def test_a_signal_before_the_first_snapshot_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = drawn_on(monkeypatch)
+        with Display() as display:
+            told = heard(display, is_stopping=lambda: True, announce=lambda: display.say("finishing the epoch"))
+            with told:
+                wait_until(lambda: "finishing the epoch" in drawn.getvalue())
+
     def test_the_bar_of_an_epoch_goes_on_without_news(self) -> None:
         (worker,) = moment("birds", 3, (trial(0),), (training(2, 1),), 40.0).workers
         waiting = replace(worker, seconds_since_progress=1.0, epoch_seconds=10.0)
