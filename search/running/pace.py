@@ -15,7 +15,7 @@ SHOWN_APART = 30
 """Shortest time between two snapshots for the observers, as a multiple of the CPU time that the last one and its
 observers took. With 1,000 workers, that time is 0.1 s."""
 
-LOOKS_APART, GATHER_SECONDS = 4, 0.2
+LOOKS_APART, GATHER_SECONDS = 4, 0.25
 """Shortest time between two turns with the database, as a multiple of the CPU time that the last one took, and the
 longest such time in seconds. Messages that come meanwhile are handled together: their results are one transaction."""
 
