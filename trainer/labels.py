@@ -161,14 +161,9 @@ def read_labels(config: DataConfig, root: Path, reading: Reading = NOW) -> Label
         count = f"{len(wrong)} problems" if len(wrong) > 1 else "a problem"
         cure = '; bad_files = "skip" skips rows without a file and files without a row' if missing else ""
         tables = " and ".join(name for _, name in asked)
-        index = FileIndex(beside, root)
-        if more := [one.name for one in others if _labels_in(one, [config.columns or Columns()], index)]:
-            names = " and ".join(more)
-            which, its = (f"tables {names} name", "their") if more[1:] else (f"table {names} names", "its")
-            cure += (
-                f"; the {which} files without a row: add {its} rows to {config.labels}, with a column split that says "
-                "train, val or test in each row"
-            )
+        if more := _tables_of(beside, others, config.columns or Columns(), root):
+            cure += f"; files without a row are in {' and '.join(more)}: add those rows to {config.labels}, with a "
+            cure += "column split that says train, val or test in each row"
         nearly, line = _near_miss(lost, files) if len(lost) > len(found) else ("", "")
         raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}{line}")
     others += [file for file in files_around(tree) if file.name.lower().endswith(".txt")]
@@ -239,7 +234,7 @@ def _passed_over(
         is_test = config.test_labels is None and "test" in map(split_of, folder.split("/"))
         asked = [config.columns or Columns()] + [Columns()] * (config.columns is not None and not is_test)
         tables = (
-            (one.name, _labels_in(one, asked, index))
+            (one.name, {row.label for row in _rows_in(one, asked, index)})
             for one in near
             if what == "no row" and not one.name.lower().endswith(".txt")
         )
@@ -267,16 +262,28 @@ def _passed_over(
     return notices
 
 
-def _labels_in(file: File, asked: Sequence[Columns], index: FileIndex) -> set[str]:
-    """The labels of the pictures in a table; none if it has no column of labels, or most rows name other pictures."""
+def _tables_of(pictures: Sequence[File], tables: Sequence[File], columns: Columns, root: Path) -> list[str]:
+    """The first three tables that have labels of these pictures, each of some that those before it do not name."""
+    found, left, index = list[str](), pictures, FileIndex(pictures, root)
+    for table in tables:
+        if left and len(found) < 3 and (rows := _rows_in(table, [columns], index)):
+            found.append(table.name)
+            named = {file.name for row in rows for file in index.find(row.file)}
+            left = [file for file in left if file.name not in named]
+            index = FileIndex(left, root)
+    return found
+
+
+def _rows_in(file: File, asked: Sequence[Columns], index: FileIndex) -> list[Row]:
+    """The rows of a table that label pictures; none if it has no column of labels, or most rows name other pictures."""
     for columns in asked:
         try:
             rows = read_table(file.path, columns, index).rows
         except DataError:
             continue
         if naming_column([[row.file] for row in rows], index) is not None:
-            return {row.label for row in rows if row.label and index.find(row.file)}
-    return set()
+            return [row for row in rows if row.label and index.find(row.file)]
+    return []
 
 
 def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
@@ -358,8 +365,7 @@ def _first_line(path: Path, rows: Sequence[Sequence[str]], files: FileIndex) -> 
 
 
 def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
-    """Sentences about columns of the same name, labels that are measured or combined, and labels and groups that may
-    stand for a missing value."""
+    """Sentences about doubled columns, measured or combined labels, and cells that may stand for a missing value."""
     spelled = [cell.lower() for cell in header]
     for column in columns.values():
         if (count := spelled.count(column.lower())) > 1:

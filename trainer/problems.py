@@ -38,7 +38,7 @@ def find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int])
         in_train: class -> number of its pictures in train.
     """
     refuses, what = refuses_bad_files(config), "folder" if config.labels is None else "rows"
-    without = _without_pictures(cache)
+    without = _without_pictures(cache) if refuses and cache.bad else {}
     problems = _bad_files(cache, without) if refuses else []
     classes: dict[str, set[str]] = defaultdict(set)
     for split, name in zip(cache.splits, cache.classes, strict=True):

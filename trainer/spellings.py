@@ -40,6 +40,8 @@ def about_one_group(config: DataConfig, groups: Sequence[str], splits: Mapping[s
     if not found:
         return None
     is_one, where = len(found) == 1, "the names" if config.labels is None else "the tables"
+    if config.labels is not None and config.group_by is not None:
+        where = "the tables, or in the names if they have the groups"
     told = (
         f"{config.path}: {'a group is' if is_one else f'{len(found):,} groups are'} in several "
         f"{'folds' if config.folds else 'splits'}, because {'it is' if is_one else 'they are'} written in several "

@@ -245,7 +245,11 @@ def _is_litter(name: str, litter: Collection[str]) -> bool:
 def _is_passed_over(path: str, reading: Reading) -> bool:
     """Whether a folder is ignored because of the names in it."""
     names = {entry.name for entry in _entries(path)}
-    return _is_ours(path, names) or (reading.environments and not names.isdisjoint(ENVIRONMENT_NAMES))
+    is_environment = reading.environments and not names.isdisjoint(ENVIRONMENT_NAMES)
+    # Somebody may have made an environment in a folder of pictures.
+    return _is_ours(path, names) or (
+        is_environment and not any(name.lower().endswith(PICTURE_ENDINGS) for name in names)
+    )
 
 
 def _is_ours(path: str, names: Set[str]) -> bool:

@@ -25,7 +25,11 @@ def is_mount_point(path: Path) -> bool:
 def in_same_folder() -> Iterator[None]:
     """If the block puts another folder in the place of the current one, the other one becomes the current folder. So
     relative paths have the same meaning afterwards. A warning says that the shell is still in the old folder."""
-    here, before = Path.cwd(), Path().stat()
+    try:
+        here, before = Path.cwd(), Path().stat()
+    except OSError:  # deleted meanwhile, or closed to this user
+        yield
+        return
     try:
         yield
     finally:

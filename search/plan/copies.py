@@ -25,6 +25,7 @@ def cures_of_copies(data: Dataset, config: DataConfig) -> Iterator[str]:
     if apart:
         first, second = (data.groups[number[name]] or "no group" for name in (apart[0].first, apart[0].second))
         how = "in the table" if config.group_by is None else "by names that give data.group_by the same text"
+        how = f"in the table or {how}" if config.group_by is not None and config.labels is not None else how
         yield (
             f"of {count(len(apart), 'pair')} across splits, the pictures are in two groups ({first} and {second} for "
             f"the first pair), which are drawn one by one; give both pictures one group {how}, or remove the second, "

@@ -87,6 +87,16 @@ def test_virtual_environments_and_packages_are_passed_over(
         assert prepare(root, tmp_path).notices == clean.notices
 
 
+@pytest.mark.parametrize("mark", ["pyvenv.cfg", "conda-meta"])
+def test_an_environment_that_was_made_among_the_pictures_of_a_class_hides_none_of_them(
+    tmp_path: Path, mark: str
+) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 3, "dog": 3})
+    clean = prepare(root, tmp_path)
+    (root / "cat" / mark).mkdir()
+    assert prepare(root, tmp_path).names == clean.names
+
+
 def test_what_is_recycled_is_a_class(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "waste", {"organic": 2, "recycled": 2})
     assert prepare(root, tmp_path).class_names == ("organic", "recycled")

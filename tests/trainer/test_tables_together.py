@@ -141,8 +141,8 @@ def test_pictures_without_a_row_are_told_of_the_table_that_names_them(tmp_path: 
     root = weeds(tmp_path, 1, whole=False)
     settings = {"labels": "labels/train_subset0.csv", "test_labels": "labels/test_subset0.csv"}
     assert (
-        "; the table labels/val_subset0.csv names files without a row: add its rows to labels/train_subset0.csv, with "
-        "a column split that says train, val or test in each row:\n"
+        "; files without a row are in labels/val_subset0.csv: add those rows to labels/train_subset0.csv, with a "
+        "column split that says train, val or test in each row:\n"
     ) in problems_of(root, tmp_path, **settings)
 
 
@@ -155,9 +155,11 @@ def test_all_tables_that_name_pictures_without_a_row_are_told_at_once(tmp_path: 
         (root / f"{table}.csv").write_text("\n".join([",Filename,Label", *rows]) + "\n")
     message = problems_of(root, tmp_path, labels="train.csv")
     assert (
-        "; the tables test.csv and validation.csv name files without a row: add their rows to train.csv, with a column "
-        "split that says train, val or test in each row:\n"
+        "; files without a row are in test.csv and validation.csv: add those rows to train.csv, with a column split "
+        "that says train, val or test in each row:\n"
     ) in message
+    (root / "again.csv").write_text((root / "test.csv").read_text())
+    assert "are in again.csv and validation.csv: add" in problems_of(root, tmp_path, labels="train.csv"), "not test.csv"
     lines = ["Filename,Label,split"]
     for table in ("train", "validation", "test"):
         cells = [row.split(",") for row in (root / f"{table}.csv").read_text().splitlines()[1:]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,3 +259,37 @@ def test_another_current_folder_stays(
     monkeypatch.chdir(tmp_path / current)
     place.finish(new)
     assert (Path.cwd(), list(recwarn)) == (tmp_path / current, [])
+
+
+def test_an_export_is_put_in_its_place_although_the_current_folder_was_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path / "model", is_default=False)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    place.check()
+    place.finish(made(place))
+    assert altered(tmp_path / "model") is None
+
+
+def test_an_export_is_put_in_its_place_although_this_user_may_not_enter_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user = os.geteuid()
+    if user != 0:
+        pytest.skip("only root can become somebody else")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)  # above pytest's own folders there are closed ones
+        folder.chmod(0o777)
+        (folder / "closed").mkdir(mode=0o700)
+        monkeypatch.chdir(folder / "closed")
+        os.seteuid(65534)
+        try:
+            place = Place(folder / "model", is_default=False)
+            place.check()
+            place.finish(made(place))
+        finally:
+            os.seteuid(user)
+            monkeypatch.chdir("/")
+        assert altered(folder / "model") is None
