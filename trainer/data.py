@@ -47,12 +47,13 @@ STATISTICS_PICTURES = 10_000  # at most so many training pictures, evenly spaced
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A pair of files with the same bytes, in two splits or in two classes."""
+    """A pair of files with the same bytes, in two splits, folds or classes."""
 
     first: str
     second: str
     kind: str
-    """across splits: a model may be tested on a picture that it was trained on. across classes: one label is wrong."""
+    """across splits: a model may be tested on a picture that it was trained on. across folds: it may be chosen by such
+    a picture. across classes: one label is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,6 +151,17 @@ class Dataset:
             )
         return replace(self, splits={**self.splits, "train": pool[train], "val": pool[val]})
 
+    def parts(self, folds: int, seed: int) -> dict[str, NDArray[np.int64]]:
+        """The splits; with folds, each fold's val split as "fold 1" and so on, and the test split.
+
+        Raises:
+            DataError: as for ``fold``.
+        """
+        if not folds:
+            return dict(self.splits)
+        validated = {f"fold {at + 1}": self.fold(at, folds, seed).splits["val"] for at in range(folds)}
+        return validated | {"test": self.splits["test"]}
+
 
 def prepare_data(
     config: DataConfig, cache_dir: Path, *, progress: Progress | None = None, download: bool = True, like: Reading = NOW
@@ -203,8 +215,7 @@ def prepare_data(
     if like.groups and (told := about_one_group(config, data.groups, data.splits)) is not None:
         raise DataError(told)
     if data.grouped:  # raises if a fold cannot be drawn
-        for number in range(config.folds):
-            data.fold(number, config.folds, config.split_seed)
+        data.parts(config.folds, config.split_seed)
     return data
 
 
@@ -250,7 +261,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     content: list[object] = [class_names, cache.names, labels.tolist(), cache.sha256]
     if config.labels is not None:  # a table has splits and groups that are not in the pictures' names
         content.append([cache.splits, cache.groups])
-    return Dataset(
+    data = Dataset(
         images=cache.images,
         made_for=cache.made_for,
         labels=labels,
@@ -263,11 +274,12 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         std=std,
         content_hash=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         bad_files=tuple(BadFile(name, reason) for name, reason in cache.bad),
-        duplicates=tuple(_find_duplicates(cache, split_of.tolist())),
+        duplicates=tuple(_find_duplicates(cache, split_of.tolist(), "across splits")),
         cache_path=cache.path,
         misread=dict(cache.misread),
         scales={name: why for name, why in sorted(cache.misread + cache.scales) if why != TURNED},
     )
+    return _with_duplicates_across_folds(data, config, cache)
 
 
 def _channel_statistics(
@@ -305,15 +317,28 @@ def _own_statistics(
     return tuple(means), tuple(deviations)
 
 
-def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:
-    """Pair each file with the first file of the same bytes in another split, and with the first in another class."""
+def _with_duplicates_across_folds(data: Dataset, config: DataConfig, cache: Cache) -> Dataset:
+    """The same pictures, with the pairs that folds divide. If a fold cannot be drawn, that is told elsewhere."""
+    if not config.folds or len(set(cache.sha256)) == len(cache.sha256):  # scikit-learn's folds take a second
+        return data
+    part_of = [UNUSED] * len(cache.names)
+    with contextlib.suppress(DataError):
+        for part, indices in data.parts(config.folds, config.split_seed).items():
+            for index in indices.tolist() if part != "test" else ():
+                part_of[index] = part
+    pairs = [pair for pair in _find_duplicates(cache, part_of, "across folds") if pair.kind == "across folds"]
+    return replace(data, duplicates=(*data.duplicates, *pairs))
+
+
+def _find_duplicates(cache: Cache, parts: list[str], across: str) -> list[Duplicate]:
+    """Pair each file with the first file of the same bytes in another part, and with the first in another class."""
     found = []
     first: dict[str, dict[str, dict[str, str]]] = {}
-    for name, sha256, split, class_name in zip(cache.names, cache.sha256, splits, cache.classes, strict=True):
-        same_bytes = first.setdefault(sha256, {"across splits": {}, "across classes": {}})
-        if split == UNUSED:
+    for name, sha256, part, class_name in zip(cache.names, cache.sha256, parts, cache.classes, strict=True):
+        same_bytes = first.setdefault(sha256, {across: {}, "across classes": {}})
+        if part == UNUSED:
             continue
-        for kind, place in (("across splits", split), ("across classes", class_name)):
+        for kind, place in ((across, part), ("across classes", class_name)):
             seen = same_bytes[kind]
             found += [Duplicate(other, name, kind) for where, other in seen.items() if where != place][:1]
             seen.setdefault(place, name)

@@ -7,7 +7,7 @@ picture, and a crop at a side of a wide picture moves its centre.) All steps wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -88,7 +88,7 @@ VERSIONS_KEPT = 8192
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures in two splits that are nearly the same."""
+    """Two pictures in two splits or folds that are nearly the same."""
 
     first: str
     second: str
@@ -99,28 +99,27 @@ class NearDuplicate:
 
 
 def find_near_duplicates(
-    data: Dataset, splits: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
+    data: Dataset, splits: Mapping[str, NDArray[np.int64]], progress: Progress | None = None
 ) -> list[NearDuplicate]:
-    """For each picture, find its most similar near-duplicate in each earlier split. ``splits`` has their order.
-    Exact copies count.
+    """For each picture, find its most similar near-duplicate in each earlier split. Exact copies count.
 
     Args:
         data: the pictures.
-        splits: the splits to compare.
+        splits: the splits or folds to compare, in their order: the indices of their pictures.
         progress: called with the number of hashed pictures.
 
     Returns:
         The pairs, the most similar first.
     """
-    names = [name for name in splits if len(data.splits[name])]
+    names = [name for name in splits if len(splits[name])]
     hashes, smalls = _hashes(data, progress)
     versions = lru_cache(VERSIONS_KEPT)(lambda index, flip: _versions(data.images[index][FLIPS[flip]]))
     found: list[NearDuplicate] = []
-    total = sum(number * len(data.splits[name]) for number, name in enumerate(names))
+    total = sum(number * len(splits[name]) for number, name in enumerate(names))
     done = 0
     for number, later in enumerate(names):
         for earlier in names[:number]:
-            first, second = data.splits[later], data.splits[earlier]
+            first, second = splits[later], splits[earlier]
             for start in range(0, len(first), BLOCK):
                 part = first[start : start + BLOCK]
                 alike = _alike(hashes, smalls, part, second)

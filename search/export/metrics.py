@@ -169,7 +169,8 @@ def _near_duplicates(retraining: Retraining, split: str) -> int | None:
     if split != "test" or retraining.spec.data.source != "folder":
         return None
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
-        return len(find_near_duplicates(retraining.data, ("train", "test"), progress))
+        splits = {name: retraining.data.splits[name] for name in ("train", "test")}
+        return len(find_near_duplicates(retraining.data, splits, progress))
 
 
 def _write_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:

@@ -34,7 +34,7 @@ from search.study.transfer import find_transfers
 from search.study.trial import step_word
 from studies import StudySpec
 from studies.final import exported_size
-from trainer.config import TrainConfig
+from trainer.config import DataConfig, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.near import NearDuplicate, find_near_duplicates
@@ -101,7 +101,7 @@ def check_study(
         budget=Budget.of(spec),
         rungs=ladder.describe(step_word(spec), spec.search.reduction_factor),
         limit=spec.limit,
-        pictures=_images_of(spec, prepared, runs, _near_duplicates(data, duplicates, say), candidate),
+        pictures=_images_of(spec, prepared, runs, _near_duplicates(data, spec.data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},
         largest=SizedWidth.of(candidate.width_mult, largest),
         widest=None if width is None else width.widest,
@@ -158,12 +158,14 @@ def candidates_for(spec: StudySpec) -> Candidates:
     )
 
 
-def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]) -> tuple[NearDuplicate, ...] | None:
-    """Find near-duplicates across splits and draw them into ``out``; None if ``out`` is None."""
+def _near_duplicates(
+    data: Dataset, config: DataConfig, out: Path | None, say: Callable[[str], None]
+) -> tuple[NearDuplicate, ...] | None:
+    """Find near-duplicates across splits or folds and draw them into ``out``; None if ``out`` is None."""
     if out is None:
         return None
     with show_progress(Terminal(stderr=True)) as progress:
-        pairs = find_near_duplicates(data, progress=progress)
+        pairs = find_near_duplicates(data, data.parts(config.folds, config.split_seed), progress)
     if pairs:
         say(draw_pairs(data, pairs, out))
     return tuple(pairs)

@@ -36,6 +36,11 @@ def cures_of_copies(data: Dataset, config: DataConfig) -> Iterator[str]:
             f"{count(len(alone), 'pair')} across splits: a model is tested or chosen by a picture that it was trained "
             "on; remove the second picture of each pair, until none is listed"
         )
+    if across := sum(pair.kind == "across folds" for pair in data.duplicates):
+        yield (
+            f"{count(across, 'pair')} across folds: a candidate is compared by a picture that it was trained on; "
+            "remove the second picture of each pair, or give both one group (data.group_by, or a column group)"
+        )
     if any(pair.kind == "across classes" for pair in data.duplicates):
         yield "of a pair across classes, one label is wrong; remove the picture whose label is"
 

@@ -16,7 +16,11 @@ from PIL import Image, ImageFilter
 
 from trainer import near
 from trainer.data import Dataset
-from trainer.near import find_near_duplicates
+from trainer.near import NearDuplicate, find_near_duplicates
+
+
+def found_in(data: Dataset, *splits: str) -> list[NearDuplicate]:
+    return find_near_duplicates(data, {name: data.splits[name] for name in splits or data.splits})
 
 
 def scene(seed: int, size: int = 96) -> Image.Image:
@@ -63,7 +67,7 @@ def test_copies_of_every_kind_are_found_with_their_originals_and_strangers_are_n
     for i, copy in enumerate(COPIES.values()):
         copy(scene(2 * i + 1)).save(root / "test/cat" / f"copy{i}.png")
     data = prepare(root, tmp_path, image_size=48)
-    found = {pair.first: pair for pair in find_near_duplicates(data, ("train", "test"))}
+    found = {pair.first: pair for pair in found_in(data, "train", "test")}
     assert {name: pair.second for name, pair in found.items()} == {
         f"test/cat/copy{i}.png": f"train/cat/{2 * i + 1}.png" for i in range(len(COPIES))
     }
@@ -77,7 +81,7 @@ def test_gray_pictures_are_compared_too(tmp_path: Path) -> None:
         scene(i).save(root / ("train/cat" if i % 2 else "train/dog") / f"{i}.png")
         scene(50 + i).save(root / ("val/cat" if i % 2 else "val/dog") / f"{i}.png")
     jpeg(scene(3)).save(root / "val/cat/copy.png")
-    (pair,) = find_near_duplicates(prepare(root, tmp_path, image_size=32, channels=1))
+    (pair,) = found_in(prepare(root, tmp_path, image_size=32, channels=1))
     assert (pair.first, pair.second, pair.splits) == ("val/cat/copy.png", "train/cat/3.png", ("val", "train"))
 
 
@@ -88,7 +92,7 @@ def test_copies_of_real_photos_are_found(tmp_path: Path, copy: Callable[[Image.I
     for number, file in enumerate(originals):
         with Image.open(file) as image:
             copy(image.convert("RGB")).save(root / "test" / file.parent.name / f"copy{number}.png")
-    found = find_near_duplicates(prepare(root, tmp_path, image_size=64), ("train", "test"))
+    found = found_in(prepare(root, tmp_path, image_size=64), "train", "test")
     expected = {(f"copy{number}.png", str(file.relative_to(root))) for number, file in enumerate(originals)}
     pairs = {(Path(pair.first).name, pair.second) for pair in found}
     assert len(expected & pairs) >= len(expected) - 1
@@ -130,7 +134,7 @@ def test_crops_at_a_side_of_wide_and_tall_pictures_are_found(tmp_path: Path, sid
             copy = copy.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         copy = copy.resize((copy.width * 3 // 4, copy.height * 3 // 4))
         jpeg(copy, 80).save(root / ("test/cat" if i % 2 else "test/dog") / f"{i}.png")
-    found = find_near_duplicates(prepare(root, tmp_path, image_size=64))  # two originals are drawn for val
+    found = found_in(prepare(root, tmp_path, image_size=64))  # two originals are drawn for val
     assert {(pair.first[5:], pair.second[6:]) for pair in found} == {
         (f"{'cat' if i % 2 else 'dog'}/{i}.png",) * 2 for i in range(12)
     }
@@ -154,7 +158,7 @@ def test_the_work_is_bounded_if_all_pictures_show_one_scene(noise: int, monkeypa
     compared: list[float] = []
     likeness = near._likeness
     monkeypatch.setattr(near, "_likeness", lambda *versions: compared.append(0) or likeness(*versions))
-    found = find_near_duplicates(pictures([frame.astype(np.uint8) for frame in frames]))
+    found = found_in(pictures([frame.astype(np.uint8) for frame in frames]))
     if noise == 6:
         assert len(found) == 3 * 80, "val/train, test/train, test/val"
         assert not compared, "no crops are compared where the whole pictures agree"
@@ -168,5 +172,24 @@ def test_the_most_similar_picture_is_named_although_many_are_alike() -> None:
         (base + (np.asarray(scene(i, 32)).astype(int) - 128) // 9).clip(0, 255).astype(np.uint8) for i in range(1, 61)
     ]
     frames[41] = frames[30]
-    (pair,) = [pair for pair in find_near_duplicates(pictures(frames), ("train", "test")) if pair.first == "41.png"]
+    (pair,) = [pair for pair in found_in(pictures(frames), "train", "test") if pair.first == "41.png"]
     assert (pair.second, pair.likeness) == ("30.png", 1.0)
+
+
+def test_copies_in_two_folds_are_found(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 0, "dog": 0})
+    for i in range(24):
+        kind = "cat" if i % 2 else "dog"
+        scene(i).save(root / kind / f"{i:02}.png")
+        scene(i).resize((64, 64)).save(root / kind / f"{i:02}-small.png")
+    data = prepare(root, tmp_path, image_size=32, folds=4, test_fraction=0.25)
+    parts = data.parts(4, 0)
+    assert list(parts) == ["fold 1", "fold 2", "fold 3", "fold 4", "test"]
+    assert sorted(int(index) for indices in parts.values() for index in indices) == list(range(48))
+    part_of = {data.names[index]: part for part, indices in parts.items() for index in indices}
+    originals = [name for name in data.names if "small" not in name]
+    divided = {one for one in originals if part_of[one] != part_of[one.replace(".png", "-small.png")]}
+    found = find_near_duplicates(data, parts)
+    assert divided
+    assert {pair.first.replace("-small", "") for pair in found} == divided
+    assert all(pair.splits == (part_of[pair.first], part_of[pair.second]) for pair in found)

@@ -99,3 +99,21 @@ def test_copies_in_two_classes_have_one_wrong_label(tmp_path: Path) -> None:
     folder = make_pictures(tmp_path, {"train/a": 5, "train/b": 5, "val/a": 2, "val/b": 2})
     shutil.copy(folder / "train/a/00.png", folder / "train/b/twin.png")
     assert read(folder)[1] == ["of a pair across classes, one label is wrong; remove the picture whose label is"]
+
+
+def test_copies_that_folds_divide_are_listed_and_get_one_group_or_are_removed(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"a": 12, "b": 12})
+    for at in range(6):
+        shutil.copy(folder / f"a/{at:02}.png", folder / f"a/{at:02}x.png")
+    data, cures = read(folder, folds=4)
+    fold_of = {
+        data.names[index]: part for part, indices in data.parts(4, 0).items() for index in indices if part != "test"
+    }
+    divided = {f"a/{at:02}x.png" for at in range(6) if fold_of[f"a/{at:02}.png"] != fold_of[f"a/{at:02}x.png"]}
+    across = [pair for pair in data.duplicates if pair.kind == "across folds"]
+    assert {pair.second for pair in across} == divided != set()
+    assert cures[-1].startswith(f"{len(across)} pair{'s' if across[1:] else ''} across folds: ")
+    grouped, _ = read(folder, folds=4, group_by=r"(\d+)x?\.png$")
+    assert not [pair for pair in grouped.duplicates if pair.kind == "across folds"]
+    mend(folder, data)
+    assert not read(folder, folds=4)[0].duplicates
