@@ -79,12 +79,12 @@ def main() -> None:
     import optuna
 
     import search.cli
-    from search.running.trials import Trials
+    from search.running.results import Results
 
     kind, _, number = point.partition(":")
     owner, name = {
         "ask": (optuna.Trial, "_suggest"),
-        "report": (Trials, "report"),
+        "report": (Results, "report"),
         "tell": (optuna.Study, "tell"),
     }[kind]
     # Three settings are sampled in the study at hand: two of the last trial's are stored.

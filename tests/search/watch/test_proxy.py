@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -63,14 +64,26 @@ class Browser:
         self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE  # made for this test
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> http.client.HTTPResponse:
-        raw = socket.create_connection(("127.0.0.1", self.tls_port), PATIENCE_SECONDS)
         connection = http.client.HTTPSConnection(NAME, self.tls_port)
-        connection.sock = self._context.wrap_socket(raw, server_hostname=NAME)
+        connection.sock = self._shake_hands()
         connection.request(method, path, headers={"Connection": "close", **headers})
         response = connection.getresponse()
         response.read()
         connection.close()
         return response
+
+    def _shake_hands(self) -> ssl.SSLSocket:
+        """A proxy that listens may not have made its certificate yet."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            raw = socket.create_connection(("127.0.0.1", self.tls_port), PATIENCE_SECONDS)
+            try:
+                return self._context.wrap_socket(raw, server_hostname=NAME)
+            except ssl.SSLError:
+                raw.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
 
 def free_port() -> int:
