@@ -34,7 +34,7 @@ from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
 from search.running.moment import line_of, problems_of, snapshot_of
-from search.running.pace import GATHER_SECONDS, LOOKS_APART, QUIET_SECONDS, SHOWN_APART, Pace
+from search.running.pace import QUIET_SECONDS, SHOWN_APART, Pace, pace_of_turns
 from search.running.quota import Quota
 from search.running.records import Ending, PendingEvent, ResultChanged, first_of_each
 from search.running.trials import Trials
@@ -92,7 +92,7 @@ class Coordinator:
         self.fatal: BaseException | None = None
         self.each_turn: Callable[[], object] = lambda: None
         """Called in each turn. It may add workers or drain them."""
-        self.looking, self.showing = Pace(QUIET_SECONDS, LOOKS_APART, GATHER_SECONDS), Pace(QUIET_SECONDS, SHOWN_APART)
+        self.looking, self.showing = pace_of_turns(len(pool.devices)), Pace(QUIET_SECONDS, SHOWN_APART)
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
         """``assign_seconds``: after this many seconds of a turn, no further worker gets a trial before the next turn.
         ``_more_to_assign``: whether idle workers were left for the next turn."""

@@ -15,9 +15,15 @@ SHOWN_APART = 30
 """Shortest time between two snapshots for the observers, as a multiple of the CPU time that the last one and its
 observers took. With 1,000 workers, that time is 0.1 s."""
 
-LOOKS_APART, GATHER_SECONDS = 4, 0.25
-"""Shortest time between two turns with the database, as a multiple of the CPU time that the last one took, and the
-longest such time in seconds. Messages that come meanwhile are handled together: their results are one transaction."""
+LOOKS_APART, GATHERED_FOR, GATHERED_AT_MOST = 4, 0.00025, 0.25
+"""Shortest time between two turns with the database, as a multiple of the CPU time that the last one took; but not
+longer than so many seconds for each worker, and in all. Messages that come meanwhile are handled together: their
+results are one transaction. With a few workers, few would come, so a worker does not wait for them."""
+
+
+def pace_of_turns(workers: int) -> Pace:
+    """The pace of turns with the database."""
+    return Pace(QUIET_SECONDS, LOOKS_APART, min(GATHERED_AT_MOST, GATHERED_FOR * workers))
 
 
 class Pace:

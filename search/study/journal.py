@@ -142,7 +142,7 @@ class Journal:
     def append(self, *events: Event) -> None:
         """Add lines. They are durable when this returns, unless the disk is full.
 
-        The line goes to the current end of the file. So a process that no longer owns the study, and has not noticed
+        They go to the current end of the file. So a process that no longer owns the study, and has not noticed
         it yet, does not overwrite lines of the new owner.
         """
         if self.is_taken_over:

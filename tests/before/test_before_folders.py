@@ -36,7 +36,7 @@ BEGUN = {
     "nas": (("@eaDir", "cat", "dog"), "ee35231a83226323a2149613c82c77c6aadd58ba66bd9debb0edc30361141fd3"),
     "environments": (
         ("cat", "conda", "dog", "node_modules", "venv"),
-        "381fa1be04bbb902172b86a40a738fb79482fc391ce28ebc85a802d4f12f20e2",
+        "0ee12b8ccd673b145e32c0427cd9608e88e14bce28a76cbd7b68849c09a6b088",
     ),
 }
 """What lies in the folder -> the classes and the content hash of a study that was begun with it."""
@@ -59,7 +59,7 @@ FOLDERS = {
     "texts": ("cat", "dog"),
     "recycled": ("cat", "dog", "recycled"),
     "nas": ("cat", "dog", "@eaDir"),
-    "environments": ("cat", "dog", "venv", "conda", "node_modules"),
+    "environments": ("cat", "dog", "venv/share", "conda/share", "node_modules"),
 }
 
 

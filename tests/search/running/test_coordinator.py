@@ -18,7 +18,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 import search.study.begun
 import search.study.journal
 from search.errors import TrainingFailed
-from search.running.pace import SHOWN_APART, Pace
+from search.running.pace import SHOWN_APART, Pace, pace_of_turns
 from search.study import events
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
@@ -104,6 +104,18 @@ def test_no_worker_waits_for_the_next_look_at_the_database(bench: Bench) -> None
     coordinator.looking = Pace(math.inf)
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize(("workers", "longest"), [(1, 0.00025), (8, 0.002), (1000, 0.25), (5000, 0.25)])
+def test_only_with_many_workers_a_message_waits_for_others(workers: int, longest: float) -> None:
+    pace = pace_of_turns(workers)
+    assert pace.is_due(news=True)
+    with pace.working():
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+    pace._since = time.monotonic()  # as if the work had taken no time by the clock
+    assert longest - 0.1 < pace.left(news=True) <= longest
 
 
 def test_results_that_come_shortly_before_the_end_of_a_stop_are_stored(bench: Bench) -> None:
