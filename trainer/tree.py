@@ -84,6 +84,9 @@ BEFORE = tuple(
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
 
+HIDDEN = (".", ":2e")
+"""Beginnings of hidden names; old file servers for macOS write ":2e" for the dot."""
+
 LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
 """Endings of Windows' alternate data streams, which become files in a copy to Linux."""
 
@@ -239,7 +242,7 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 
 def _is_litter(name: str, litter: Collection[str]) -> bool:
     lower = name.lower()
-    return lower.startswith(".") or lower in litter or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
+    return lower.startswith(HIDDEN) or lower in litter or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
 
 
 def _is_passed_over(path: str, reading: Reading) -> bool:

@@ -18,7 +18,8 @@ from optuna.distributions import (
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, Trial
+from optuna.study._tell import _tell_with_warning
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import delete
 
 from search.policy.halving import RUNG, RememberingHalving
@@ -162,6 +163,11 @@ def report_step(study: optuna.Study, trial: Trial, step: int, value: float) -> N
     """Report a value. ``Trial.report`` would ignore a value that it has kept and that the database has not stored."""
     study._storage.set_trial_intermediate_value(trial._trial_id, step, float(value))
     trial._cached_frozen_trial.intermediate_values[step] = float(value)
+
+
+def end_trial(study: optuna.Study, trial: Trial, value: float | None, state: TrialState) -> None:
+    """As Optuna's ``study.tell``, which also copies the whole trial to return it."""
+    _tell_with_warning(study, trial, value, state)
 
 
 def reset_foreign(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:

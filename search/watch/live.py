@@ -15,23 +15,19 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from search.console import Terminal, drop_output, without_controls
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.progress import Snapshot, WorkerView, nodes_in_words, problems, typical_epoch_seconds
 from search.study.trial import TrialView
-from search.watch.table import View, cut, small_bar, table
+from search.watch.table import COLUMNS, Entry, View, cut, small_bar, table
 from search.words import clock_time, count, duration, judged_on, megabytes, show
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
 from trainer.errors import NO_ROOM
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = 80
-"""Width of all output; wider terminals do not get wider bars."""
 
 RECENT_TRIALS = 8
 """Largest number of finished trials that are shown; a terminal with few rows shows fewer."""
@@ -71,12 +67,12 @@ def text_of_snapshot(snapshot: Snapshot, runs: Runs = DEFAULT_RUNS, *, rows: int
     parts.append(Padding(bar, 0))  # a bar alone does not end its line
     trouble = problems(snapshot, runs)
     for problem in trouble[-SHOWN_PROBLEMS:]:
-        parts.append(_entry("problem", problem, "red"))
+        parts.append(Entry("problem", problem, "red"))
     if len(trouble) > SHOWN_PROBLEMS:
         more = f"and {len(trouble) - SHOWN_PROBLEMS} more: {runs.command('report', snapshot.study)}"
-        parts.append(_entry("", more, "red"))
+        parts.append(Entry("", more, "red"))
     if snapshot.stopping:
-        parts.append(_entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
+        parts.append(Entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
     parts += _results(snapshot)
     if snapshot.workers:
         parts += [Text(""), _workers(snapshot)]
@@ -93,20 +89,20 @@ def text_of_snapshot(snapshot: Snapshot, runs: Runs = DEFAULT_RUNS, *, rows: int
 
 def _results(snapshot: Snapshot) -> list[RenderableType]:
     """The result: first the tested or confirmed value, then the value in the search, then the noise."""
-    parts, found = [], snapshot.confirmation
+    parts, found = list[RenderableType](), snapshot.confirmation
     if snapshot.exported:
-        parts.append(_entry("tested", snapshot.exported.sentence, "bold green"))
+        parts.append(Entry("tested", snapshot.exported.sentence, "bold green"))
     if found and snapshot.is_confirmed:
-        parts.append(_entry("", found.sentence, "green" if snapshot.exported else "bold green"))
+        parts.append(Entry("", found.sentence, "green" if snapshot.exported else "bold green"))
     if best := snapshot.best:
         size = f", {best.num_params:,} parameters" if best.num_params else ""
         label, style = ("claimed", "green") if snapshot.is_confirmed else ("best", "bold green")
-        parts.append(_entry(label, f"trial {best.number}, {snapshot.best_number} {snapshot.judged_on}{size}", style))
-        parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
+        parts.append(Entry(label, f"trial {best.number}, {snapshot.best_number} {snapshot.judged_on}{size}", style))
+        parts.append(Entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
     if found and not snapshot.is_confirmed:
-        parts.append(_entry("", found.sentence, "green"))
+        parts.append(Entry("", found.sentence, "green"))
     if snapshot.noise is not None:
-        parts.append(_entry("noise", snapshot.noise.sentence, "dim"))
+        parts.append(Entry("noise", snapshot.noise.sentence, "dim"))
     return parts
 
 
@@ -198,14 +194,6 @@ def _style(trial: TrialView, best: TrialView | None) -> str:
     if best and trial.number == best.number:
         return "bold green"
     return {"FAIL": "red", "PRUNED": "dim"}.get(trial.state, "")
-
-
-def _entry(name: str, words: str, style: str) -> RenderableType:
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=7)
-    table.add_column(width=COLUMNS - 8, overflow="fold")
-    table.add_row(name, words, style=style)
-    return table
 
 
 class Display:

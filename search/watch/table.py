@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import RenderableType
-from rich.text import Text
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.text import Span, Text
+
+COLUMNS = 80
+"""Width of all output; wider terminals do not get wider bars."""
+
+LABEL_COLUMNS = 8
+"""Width of the labels of entries."""
 
 
 class View:
@@ -29,22 +36,43 @@ def table(
         gap: spaces between two columns.
         styles: the style of each row; "" if not given.
     """
-    text = Text(no_wrap=True)
     parts = [[Text(name, style="dim"), *(_cell(cell) for cell in cells)] for name, cells in columns.items()]
     widths = [max(cell.cell_len for cell in cells) for cells in parts]
+    plain, spans = "", list[Span]()  # collected here, because each change of a Text looks at all of it
     for number, row in enumerate(zip(*parts, strict=True)):
-        line = Text(style=styles[number - 1] if styles and number else "")
+        begun, line = len(plain), ""
         for name, width, cell in zip(columns, widths, row, strict=True):
             blank = " " * (width - cell.cell_len)
-            line.append(blank if name not in left else "").append_text(cell)
-            line.append((blank if name in left else "") + " " * gap)
-        line.rstrip()
-        text.append_text(Text("\n") if number else Text()).append_text(line)
-    return text
+            line += "" if name in left else blank
+            at = begun + len(line)
+            spans += [Span(at, at + len(cell.plain), cell.style)] if cell.style else []
+            spans += [span.move(at) for span in cell.spans]
+            line += cell.plain + (blank if name in left else "") + " " * gap
+        line = line.rstrip()
+        if styles and number:
+            spans.append(Span(begun, begun + len(line), styles[number - 1]))
+        plain += line + "\n"
+    return Text(plain[:-1], no_wrap=True, spans=spans)
 
 
 def _cell(cell: str | Text | None) -> Text:
     return cell if isinstance(cell, Text) else Text("-" if cell is None else cell)
+
+
+class Entry:
+    """Words with a label to the left of their first line. Rich's own tables take many times as long to draw."""
+
+    def __init__(self, label: str, words: str, style: str) -> None:
+        self._label, self._words, self._style = label.ljust(LABEL_COLUMNS), words, style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, style = min(COLUMNS, options.max_width) - LABEL_COLUMNS, console.get_style(self._style)
+        lines = [self._words]
+        if "\n" in self._words or cell_len(self._words) > width:
+            lines = [line.plain for line in Text(self._words).wrap(console, width, overflow="fold")]
+        for number, line in enumerate(lines):
+            yield Segment((" " * LABEL_COLUMNS if number else self._label) + line, style)
+            yield Segment.line()
 
 
 def cut(words: str, width: int) -> str:

@@ -79,13 +79,14 @@ def main() -> None:
     import optuna
 
     import search.cli
+    import search.running.trials
     from search.running.results import Results
 
     kind, _, number = point.partition(":")
     owner, name = {
         "ask": (optuna.Trial, "_suggest"),
         "report": (Results, "report"),
-        "tell": (optuna.Study, "tell"),
+        "tell": (search.running.trials, "end_trial"),
     }[kind]
     # Three settings are sampled in the study at hand: two of the last trial's are stored.
     kill_after(owner, name, 3 * int(number) - 1 if kind == "ask" else int(number))

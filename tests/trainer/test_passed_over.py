@@ -36,6 +36,7 @@ LITTER = [
     "__pycache__",
 ]
 LITTER_FILES = ["Thumbs.db", "THUMBS.DB:encryptable", "ehthumbs.db", "Icon\r", "000.png:Zone.Identifier", "._000.png"]
+LITTER_FILES += [":2eDS_Store", ":2e_000.png"]
 
 
 @pytest.mark.parametrize("layout", [{"cat": 3, "dog": 3}, {"train/cat": 3, "train/dog": 3, "test/cat": 1}])

@@ -13,11 +13,12 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+import search.running.trials
 import search.study.outage
 import search.study.storage
 from search.errors import StorageError
@@ -25,6 +26,7 @@ from search.study.events import Ask, Started, Tell
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay
+from search.study.sampling import end_trial
 from search.study.storage import SQLITE_TURN_SECONDS, backend_of, parse_url, storage_errors
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
@@ -377,20 +379,20 @@ def test_a_decision_to_prune_outlives_a_database_that_goes_away_and_a_kill(
             fails_once("prune", decision)
         return decision
 
-    def told(*arguments: Any) -> FrozenTrial:
-        if arguments[2] == TrialState.PRUNED:
-            fails_once("tell")
-        return tell(*arguments)
+    def ends(*arguments: Any) -> None:
+        if arguments[3] == TrialState.PRUNED:
+            fails_once("end")
+        end_trial(*arguments)
 
-    tell = study.tell
     monkeypatch.setattr(study.pruner, "prune", asked)
-    monkeypatch.setattr(study, "tell", told)
+    monkeypatch.setattr(search.running.trials, "end_trial", ends)
     if kill == "no":
         assert coordinator.run() is True
         assert len(failures) == 2
     else:
         with pytest.raises(Killed):
             coordinator.run()
+        monkeypatch.undo()
         coordinator = bench.coordinator(ScriptedPool(worse), spec)
         assert coordinator.run() is True
     trials = coordinator.trials.study.get_trials()

@@ -16,6 +16,7 @@ from optuna.trial import Trial, TrialState
 from scripted import Bench, ScriptedPool, failed, result, spec_of, started
 from sqlalchemy.exc import OperationalError
 
+import search.running.trials
 import search.study.outage
 from search.errors import StudyChanged, UsageError
 from search.running.quota import Quota
@@ -501,20 +502,21 @@ def test_the_command_that_ends_paused_trials_names_those_that_were_deleted_or_ch
     assert f"trial {best.number}: {CHANGED_REASON}; the journal has it, and a replay does not judge it" in said
 
 
-def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench: Bench) -> None:
+def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Earlier versions stored the mark of an end in a transaction before the end."""
     coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=3))
     study, told = coordinator.trials.study, list[int]()
-    tell = study.tell
 
-    def killed(trial: Trial, *_: object, **__: object) -> None:
+    def killed(_study: object, trial: Trial, *_: object) -> None:
         told.append(trial.number)
         raise KeyboardInterrupt
 
-    study.tell = killed  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(search.running.trials, "end_trial", killed)
     with pytest.raises(KeyboardInterrupt):
         coordinator.run()
-    study.tell = tell  # type: ignore[method-assign]
+    monkeypatch.undo()
     coordinator.trials.marks.mark_ended(study, study.trials[told[0]], TrialState.PRUNED)
     ended = [trial for trial in coordinator.trials.study.trials if str(trial.user_attrs).count("/ended")]
     assert len(ended) == 1

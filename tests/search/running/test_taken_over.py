@@ -11,6 +11,7 @@ from lines import launch
 from scripted import Bench, ScriptedPool, spec_of, trains
 
 import search.running.results
+import search.running.trials
 from search.errors import HeldError, StudyChanged
 from search.study.events import Launch, Stop
 from search.study.journal import Journal, read_journal
@@ -50,18 +51,18 @@ def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can
         coordinator.run()
 
 
-@pytest.mark.parametrize("step", ["report_step", "tell"])
+@pytest.mark.parametrize("step", ["report_step", "end_trial"])
 def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def deletes_first(*arguments: Any) -> Any:
-        if step == "tell" or arguments[1].number == 1:
+        if step == "end_trial" or arguments[1].number == 1:
             url = parse_url(f"sqlite:///{bench.folder}/search.db")
             optuna.delete_study(study_name="scripted", storage=open_storage(url))
         return there(*arguments)
 
     coordinator = bench.coordinator(ScriptedPool(trains))
-    owner: Any = search.running.results if step == "report_step" else coordinator.trials.study
+    owner: Any = search.running.results if step == "report_step" else search.running.trials
     there = getattr(owner, step)
     monkeypatch.setattr(owner, step, deletes_first)
     with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):
