@@ -45,7 +45,7 @@ from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
 from search.study.progress import Snapshot
 from search.study.storage import check_writable, wait_briefly
-from search.study.trial import OUT_OF_MEMORY
+from search.study.trial import OUT_OF_MEMORY, step_word
 from search.watch.observers import Audience
 from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
@@ -205,8 +205,7 @@ class Coordinator:
 
     def _catch_up(self) -> None:
         with suppress(UpdateFinishedTrialError, KeyError):  # the loop finds out for which trial
-            news = first_of_each(self.backlog).items()
-            self.trials.store_together([(event, self.crew.workers[worker].device) for worker, event in news])
+            self.trials.results.store_together(first_of_each(self.backlog))
         while self.backlog:  # an event whose handling fails stays first, and is handled again from the start
             try:
                 self._handle(self.backlog[0])
@@ -330,7 +329,8 @@ class Coordinator:
             case "complete":
                 self._finish(worker, Ending(state=TrialState.COMPLETE, value=value_of(result, self.trials.objective)))
             case "stop":
-                self._finish(worker, self.trials.results.pruned_after(result))
+                reason = f"{self.spec.search.pruner} after {step_word(self.spec)} {result.epoch}"
+                self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))
         return verdict == "go on" and not (self.stopping or worker.drained)
 
     def _release(self, worker: Worker) -> None:

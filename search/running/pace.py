@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = 5.0
 """Time between two looks at the database, and between two snapshots for the observers, while no worker sends a
 message."""
 

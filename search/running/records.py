@@ -229,9 +229,9 @@ class PendingEvent:
         return isinstance(event, Epoch) and not event.result.final and event.result.epoch not in rungs
 
 
-def first_of_each(backlog: Iterable[PendingEvent]) -> dict[int, Event]:
-    """Number of a worker -> its first event."""
+def first_of_each(backlog: Iterable[PendingEvent]) -> list[Event]:
+    """The first event of each worker."""
     first: dict[int, Event] = {}
     for pending in backlog:
         first.setdefault(pending.worker, pending.event)
-    return first
+    return list(first.values())

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from optuna.trial import TrialState
-
 from search.running.clock import Clock
-from search.running.records import Ending, InProgress, Progress, Verdict, check_repeated
+from search.running.records import InProgress, Progress, Verdict, check_repeated
 from search.running.rungs import Rungs
 from search.study import events
 from search.study.journal import Journal
@@ -77,8 +75,9 @@ class Results:
             ResultChanged: the result differs from the one reported before.
         """
         progress, value = self.progress[number], value_of(result, self.objective)
-        step = self._note_speed(progress, result)
+        progress.seconds[step := self.rungs.step_of(progress, result.epoch)] = result.seconds
         self.clock.add_step(result.seconds)
+        progress.images_per_second = result.images_per_second
         rung = self.rungs.rung_at(progress, step, last=result.final)
         if (was := progress.reported.get(step)) is not None:
             check_repeated(f"{step_word(self.spec)} {step}", was, value, self.objective)
@@ -103,7 +102,7 @@ class Results:
             return "complete" if rung is None else "leave"
         return "go on"
 
-    def store_together(self, news: Iterable[Event]) -> set[int]:
+    def store_together(self, news: Iterable[Event]) -> None:
         """Store sizes and epochs of several trials in one transaction and one write to the journal.
 
         ``store_size`` and ``report`` then find them stored. This leaves to them the epochs at rungs, the last epochs,
@@ -111,9 +110,6 @@ class Results:
 
         Args:
             news: messages of workers, at most one for each trial.
-
-        Returns:
-            The numbers of the trials that are pruned after these epochs.
 
         Raises:
             UpdateFinishedTrialError, KeyError: another program has finished or deleted one of the trials. Nothing is
@@ -124,10 +120,10 @@ class Results:
         epochs = [one for one in known if isinstance(one, Epoch)]
         for one in epochs:  # for all before any decision, because each pruner's decision depends on what is stored
             progress = self.progress[one.trial]
-            self._undo_query(progress, self._note_speed(progress, one.result))
+            self._undo_query(progress, self.rungs.step_of(progress, one.result.epoch))
         reports = [found for one in epochs if (found := self._ordinary(one))]
         if len(sizes) + len(reports) < 2:
-            return set()  # nothing to gain
+            return  # nothing to gain
         with one_transaction(self.study):
             lines: list[events.Event] = [self._write_size(one) for one in sizes]
             pruned = [self._write(report) for report in reports]
@@ -135,18 +131,6 @@ class Results:
             self._note(report)
         lines += map(self._decided, reports, pruned)
         self.journal.append(*lines)
-        return {report.progress.trial.number for report, is_end in zip(reports, pruned, strict=True) if is_end}
-
-    def pruned_after(self, result: EpochResult) -> Ending:
-        """The end of a trial that the pruner ends after an epoch."""
-        reason = f"{self.spec.search.pruner} after {step_word(self.spec)} {result.epoch}"
-        return Ending(state=TrialState.PRUNED, reason=reason)
-
-    def _note_speed(self, progress: Progress, result: EpochResult) -> int:
-        """Note how long an epoch took. Returns its step."""
-        progress.seconds[step := self.rungs.step_of(progress, result.epoch)] = result.seconds
-        progress.images_per_second = result.images_per_second
-        return step
 
     def _ordinary(self, epoch: Epoch) -> Report | None:
         """The report of an epoch; None if the epoch is at a rung, or the last one, or was written before."""

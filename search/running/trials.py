@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import ChainMap, deque
-from collections.abc import Sequence
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
@@ -46,9 +45,8 @@ from search.study.sampling import (
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
 from search.study.trial import FAILED_UNDER, TrialView, settings_hash, view_of
-from search.workers.crew import Event
 from search.workers.failures import Decision, Failure
-from search.workers.messages import Assign, Epoch
+from search.workers.messages import Assign
 
 logger = logging.getLogger(__name__)
 
@@ -226,9 +224,14 @@ class Trials:
         trial, frozen = progress.trial, self._frozen(progress.trial)
         if is_foreign(frozen):
             raise UpdateFinishedTrialError(frozen.user_attrs["reason"])
-        if not frozen.state.is_finished():  # if it is, the end was stored before
+        if not frozen.state.is_finished():  # if it is, the end was stored before, but the reply was lost
+            facts = progress.facts | {"device": device} | ending.facts
+            if not progress.seconds and not progress.reported and ending.state != TrialState.COMPLETE:
+                facts[FAILED_UNDER] = settings_hash(self.spec)
             with one_transaction(self.study):
-                self._write_end(progress, device, ending)
+                set_attributes(self.study, trial, facts)
+                self.marks.mark_ended(self.study, frozen, ending.state, ending.value)
+                end_trial(self.study, trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         state, why, kind = ending.state.name, ending.reason, ending.failure
         self.journal.append(events.Tell(trial=number, state=state, value=frozen.value, reason=why, failure=kind))
@@ -240,32 +243,6 @@ class Trials:
             self.runs.keep_confusion(self.spec.name, number)
         self._forget(number)
         return view
-
-    def store_together(self, news: Sequence[tuple[Event, str]]) -> None:
-        """Store the results of several trials in one transaction, and the ends of those that are pruned in a second
-        one. ``results.report`` and ``finish`` then find them stored.
-
-        Args:
-            news: messages of workers, each with the worker's device; at most one for each trial.
-
-        Raises:
-            UpdateFinishedTrialError, KeyError: another program has finished or deleted one of the trials.
-        """
-        pruned = self.results.store_together(event for event, _ in news)
-        ended = [(one, device) for one, device in news if isinstance(one, Epoch) and one.trial in pruned]
-        if len(ended) > 1:  # otherwise there is nothing to gain
-            with one_transaction(self.study):
-                for one, device in ended:
-                    self._write_end(self.progress[one.trial], device, self.results.pruned_after(one.result))
-
-    def _write_end(self, progress: Progress, device: str, ending: Ending) -> None:
-        """Write how a trial ended, in the caller's transaction."""
-        facts = progress.facts | {"device": device} | ending.facts
-        if not progress.seconds and not progress.reported and ending.state != TrialState.COMPLETE:
-            facts[FAILED_UNDER] = settings_hash(self.spec)
-        set_attributes(self.study, progress.trial, facts)
-        self.marks.mark_ended(self.study, self._frozen(progress.trial), ending.state, ending.value)
-        end_trial(self.study, progress.trial, ending.value, ending.state)
 
     def fail_unknown(self) -> None:
         """Fail the surplus trials that a broken connection has created; they were never trained."""

@@ -197,10 +197,10 @@ class Journal:
     ) -> Gap:
         """Write the line of a launch, and the steps that the database has and the journal lacks.
 
-        Missing steps of one transaction get their lines: a single step; or sizes and epochs of several trials, one of
-        each trial; or the ends of several trials. If there are more, the line of the launch gets the present state of
-        all trials. If the journal has steps that the database lacks, the database is an older copy. The line of the
-        launch gets all trials then too, so that the journal goes on from the database.
+        Missing steps of one transaction get their lines: a single step, or sizes and epochs of several trials, one of
+        each trial. If there are more, the line of the launch gets the present state of all trials. If the journal has
+        steps that the database lacks, the database is an older copy. The line of the launch gets all trials then too,
+        so that the journal goes on from the database.
 
         Args:
             spec: the study's spec.
@@ -236,9 +236,8 @@ class Journal:
         less = sorted({event.trial for event in lost} - void.keys())
         gap = Gap(more=[], less=less, others=others, void=void)
         own = [event for event in missing if isinstance(event, Enqueue) or event.trial in more]
-        results = {event.trial for event in own if isinstance(event, Started | Epoch)}
-        ends = {event.trial for event in own if isinstance(event, Tell)}
-        several = len(own) > 1 and len(own) not in (len(results), len(ends))
+        together = [event.trial for event in own if isinstance(event, Started | Epoch)]
+        several = len(own) > 1 and len(own) != len(set(together))
         if begins_anew or lost or void or several:
             gap = replace(gap, more=[] if begins_anew else [number for number in more if number not in void])
             update: dict[str, object] = {"rebuilt": sorted({*more, *gap.less, *void})}

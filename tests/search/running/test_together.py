@@ -8,12 +8,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, spec_of, states, trains
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
 import search.study.outage
 from search.running.coordinator import Coordinator
-from search.running.records import Ending, Progress
 from search.study import events
 from search.study.journal import Journal, read_journal
 from search.study.replay import replay
@@ -121,13 +120,13 @@ def test_a_trial_that_another_program_ends_keeps_the_others_results(bench: Bench
     ended: list[int] = []
     store = coordinator.trials.results.store_together
 
-    def store_together(news: list[object]) -> set[int]:
+    def store_together(news: list[object]) -> None:
         running = [one.trial for one in news if isinstance(one, Epoch)]
         if len(running) > 2 and not ended:
             ended.append(running[1])
             theirs = optuna.load_study(study_name="scripted", storage=str(backend_of(coordinator.trials.study).url))
             theirs.tell(running[1], state=TrialState.FAIL)
-        return store(news)  # type: ignore[arg-type]
+        store(news)  # type: ignore[arg-type]
 
     coordinator.trials.results.store_together = store_together  # type: ignore[assignment, method-assign]
     assert coordinator.run() is True
@@ -185,94 +184,15 @@ def test_an_epoch_at_a_rung_and_the_last_one_are_not_stored_before_their_turn(be
     together: list[tuple[int, int]] = []
     store = coordinator.trials.results.store_together
 
-    def store_together(news: list[object]) -> set[int]:
+    def store_together(news: list[object]) -> None:
         known = {number: set(progress.reported) for number, progress in coordinator.trials.progress.items()}
-        pruned = store(news)  # type: ignore[arg-type]
+        store(news)  # type: ignore[arg-type]
         for number, progress in coordinator.trials.progress.items():
             together.extend((number, step) for step in set(progress.reported) - known.get(number, set()))
-        return pruned
 
     coordinator.trials.results.store_together = store_together  # type: ignore[assignment, method-assign]
     assert coordinator.run() is True
     assert not {step for _, step in together} & {*ladder.rungs, ladder.last_step}
-
-
-def ends_of(engine: Engine) -> list[int]:
-    """The number of ends in each transaction that has any, as they are stored."""
-    found: list[int] = []
-    in_this = 0
-
-    def count(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        nonlocal in_this
-        in_this += statement.startswith("UPDATE trials SET state")
-
-    def note(_connection: Connection) -> None:
-        nonlocal in_this
-        found.extend([in_this] if in_this else [])
-        in_this = 0
-
-    event.listen(engine, "before_cursor_execute", count)
-    event.listen(engine, "commit", note)
-    return found
-
-
-def test_pruned_trials_that_end_together_are_one_transaction(bench: Bench) -> None:
-    coordinator = searching(bench, "successive_halving")
-    ends = ends_of(backend_of(coordinator.trials.study).engine)
-    assert coordinator.run() is True
-    assert sum(ends) == 12
-    assert max(ends) > 1
-    assert is_sound(coordinator)
-    pruned = [trial for trial in coordinator.trials.study.get_trials() if trial.state == TrialState.PRUNED]
-    for trial in pruned:
-        attributes, epochs = trial.user_attrs, len(trial.intermediate_values)
-        assert attributes["reason"] == f"successive_halving after epoch {epochs}"
-        assert attributes["device"] == "a script"
-        assert attributes["seconds"] == pytest.approx(attributes["seconds_per_epoch"] * epochs)
-        assert attributes["seconds"] > 0
-        assert attributes["images_per_second"] > 0
-    assert len(pruned) > 2
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_a_kill_beside_the_transaction_of_ends_loses_and_doubles_none(
-    bench: Bench, stored: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``stored``: whether the transaction was made, and the journal lacks its lines."""
-    coordinator = searching(bench, "successive_halving")
-    engine = backend_of(coordinator.trials.study).engine
-    ends, append = ends_of(engine), Journal.append
-    if stored:
-
-        def dies(self: Journal, *lines: events.Event) -> None:
-            if isinstance(lines[0], events.Tell) and max(ends) > 1:
-                raise Killed
-            append(self, *lines)
-
-        monkeypatch.setattr(Journal, "append", dies)
-    else:
-        write_end, written = coordinator.trials._write_end, list[int]()
-
-        def write(progress: Progress, device: str, ending: Ending) -> None:
-            write_end(progress, device, ending)
-            written.append(progress.trial.number)
-
-        def dies_in_it(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-            if statement.startswith("UPDATE trials SET state") and len(set(written)) > 1 and sum(ends) < len(written):
-                raise Killed
-
-        coordinator.trials._write_end = write  # type: ignore[method-assign]
-        event.listen(engine, "before_cursor_execute", dies_in_it)
-    with pytest.raises(Killed):
-        coordinator.run()
-    monkeypatch.setattr(Journal, "append", append)
-    bench.notes.clear()
-    again = searching(bench, "successive_halving")
-    assert again.run() is True
-    assert not any("more steps" in note for note in bench.notes), "lines of one transaction are added"
-    assert is_sound(again)
-    told = Counter(one.trial for one in read_journal(again.journal.path) if isinstance(one, events.Tell))
-    assert told == Counter(range(12))
 
 
 def test_a_size_is_stored_once(bench: Bench) -> None:

@@ -18,6 +18,7 @@ import pytest
 from invented import at_rungs
 from moments import moment, spec_of
 from optuna.trial import TrialState, create_trial
+from rich.cells import cell_len
 from rich.console import Console
 
 from search.paths import DEFAULT_RUNS, Runs
@@ -42,6 +43,7 @@ from search.watch.live import (
 )
 from search.watch.shown import owner_or_next_command, show_watched
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
+from search.watch.table import Entry
 from studies import Faults, StudySpec
 from trainer.kept import read_checked, write_checked
 
@@ -286,6 +288,15 @@ def drawn_on(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 class TestTerminal:
+    @pytest.mark.parametrize("width", [24, 40, 80, 200])
+    def test_an_entry_keeps_its_label_and_all_words_and_reads_no_markup(self, width: int) -> None:
+        words = "trial 7 failed: ValueError: [bold]cat[/] and :dog: and 猫猫猫猫猫猫猫猫猫猫猫猫 " + "x" * 90
+        lines = shown(Entry("problem", words, "red"), width).splitlines()
+        assert lines[0].startswith("problem trial 7")
+        assert all(line.startswith(" " * 8) and line[8] != " " for line in lines[1:])
+        assert max(cell_len(line) for line in lines) <= min(80, width)
+        assert "".join(line[8:].replace(" ", "") for line in lines) == words.replace(" ", "")
+
     def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
         text = shown(text_of_snapshot(crowded()))
         assert max(map(len, text.splitlines())) <= 80
