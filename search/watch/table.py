@@ -63,13 +63,13 @@ class Entry:
     """Words with a label to the left of their first line. Rich's own tables take many times as long to draw."""
 
     def __init__(self, label: str, words: str, style: str) -> None:
-        self._label, self._words, self._style = label.ljust(LABEL_COLUMNS), words, style
+        self._label, self._words, self._style = label.ljust(LABEL_COLUMNS), Text(words), style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width, style = min(COLUMNS, options.max_width) - LABEL_COLUMNS, console.get_style(self._style)
-        lines = [self._words]
-        if "\n" in self._words or cell_len(self._words) > width:
-            lines = [line.plain for line in Text(self._words).wrap(console, width, overflow="fold")]
+        width, style = max(1, min(COLUMNS, options.max_width) - LABEL_COLUMNS), console.get_style(self._style)
+        lines = [self._words.plain]  # without control characters, which Text leaves out
+        if "\n" in lines[0] or cell_len(lines[0]) > width:
+            lines = [line.plain for line in self._words.wrap(console, width, overflow="fold")]
         for number, line in enumerate(lines):
             yield Segment((" " * LABEL_COLUMNS if number else self._label) + line, style)
             yield Segment.line()

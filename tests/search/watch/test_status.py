@@ -297,6 +297,10 @@ class TestTerminal:
         assert max(cell_len(line) for line in lines) <= min(80, width)
         assert "".join(line[8:].replace(" ", "") for line in lines) == words.replace(" ", "")
 
+    def test_an_entry_is_drawn_with_its_control_characters_left_out_and_on_any_terminal(self) -> None:
+        assert shown(Entry("best", "a\rb\x08c\nd", "")) == f"best    abc\n{' ' * 8}d\n"
+        assert shown(Entry("best", "abc", ""), width=4).startswith("best")
+
     def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
         text = shown(text_of_snapshot(crowded()))
         assert max(map(len, text.splitlines())) <= 80
