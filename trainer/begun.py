@@ -38,10 +38,11 @@ def prepare_as_begun(
     except DataError as error:
         problem = error
     if begun is not None and config.source == "folder" and (now is None or now.content_hash != begun):
-        tried = set() if now is None else {_stamp(config, NOW)}
+        # If this version reads the same files without a problem, one that refuses less would read them as it does.
+        tried = set() if now is None else {(_stamp(config, NOW), groups) for groups in (True, False)}
         for reading in BEFORE:
-            if (stamp := _stamp(config, reading)) not in tried:
-                tried.add(stamp)
+            if (pictures := (_stamp(config, reading), reading.groups)) not in tried:
+                tried.add(pictures)
                 with contextlib.suppress(DataError):
                     before = prepared(like=reading)
                     if before.content_hash == begun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,16 @@ ENVIRONMENT_NAMES = {"pyvenv.cfg", "conda-meta"}
 """Names of which each virtual environment has one: of Python, or of conda."""
 
 
+HIDDEN = (".", ":2e")
+"""Beginnings of hidden names, in lower case; old file servers for macOS write ":2e" for the dot."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """What is ignored in a data folder, and what is refused."""
 
     litter: frozenset[str] = LITTER
+    hidden: tuple[str, ...] = HIDDEN
     texts: bool = True
     """Whether pictures with the ending of a text are ignored, as texts are."""
     environments: bool = True
@@ -69,23 +74,23 @@ class Reading:
 
 NOW = Reading()
 
-BEFORE = tuple(
-    Reading(litter, texts, environments=False, groups=False)
-    for litter, texts in (
-        (LITTER - _PACKAGES, True),
-        (LITTER - _PACKAGES, False),
-        (LITTER - _PACKAGES - _LATER, False),
-        (LITTER - _PACKAGES - _LATER | {"recycled", "recycler"}, False),
-        (frozenset({"thumbs.db", "desktop.ini", "__macosx"}), False),
-    )
+BEFORE = (
+    Reading(hidden=(".",)),
+    *(
+        Reading(litter, (".",), texts, environments=False, groups=False)
+        for litter, texts in (
+            (LITTER - _PACKAGES, True),
+            (LITTER - _PACKAGES, False),
+            (LITTER - _PACKAGES - _LATER, False),
+            (LITTER - _PACKAGES - _LATER | {"recycled", "recycler"}, False),
+            (frozenset({"thumbs.db", "desktop.ini", "__macosx"}), False),
+        )
+    ),
 )
 """What earlier versions ignored and refused, the latest first; studies that they have begun keep their pictures."""
 
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
-
-HIDDEN = (".", ":2e")
-"""Beginnings of hidden names; old file servers for macOS write ":2e" for the dot."""
 
 LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
 """Endings of Windows' alternate data streams, which become files in a copy to Linux."""
@@ -214,7 +219,7 @@ def _read(path: str, name: str, above: tuple[tuple[int, int], ...], reading: Rea
     folders: list[Folder] = []
     links_back: list[str] = []
     for entry in _entries(path):
-        if _is_litter(entry.name, reading.litter):
+        if _is_litter(entry.name, reading):
             continue
         below = f"{name}/{entry.name}" if name else entry.name
         try:
@@ -240,9 +245,10 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
         raise DataError(f"the folder {path} cannot be listed: {error.strerror}") from None
 
 
-def _is_litter(name: str, litter: Collection[str]) -> bool:
+def _is_litter(name: str, reading: Reading) -> bool:
     lower = name.lower()
-    return lower.startswith(HIDDEN) or lower in litter or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
+    is_hidden = lower.startswith(reading.hidden) or lower.endswith(LITTER_ENDINGS)
+    return is_hidden or lower in reading.litter or bool(FOUND.fullmatch(lower))
 
 
 def _is_passed_over(path: str, reading: Reading) -> bool:
@@ -259,7 +265,7 @@ def _is_ours(path: str, names: Set[str]) -> bool:
     """Whether a folder seems to be of this program, by the names in it: a runs folder, caches, or an export."""
     if names & RUNS_FILES or names >= EXPORT_FILES or any(map(CACHE_NAME.fullmatch, names)):
         return True
-    visible = {name for name in names if not name.startswith(".")}
+    visible = {name for name in names if not name.lower().startswith(HIDDEN)}
     if "studies" in visible and visible <= RUNS_NAMES:
         return True
     cache = f"{path}/cache"

@@ -23,6 +23,7 @@ from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.coordinator import Coordinator
+from search.running.pace import pace_of_turns
 from search.running.stop import owner_here
 from search.study.lock import owner_of
 from search.workers.crew import Worker
@@ -200,6 +201,7 @@ class Elastic:
             search.say(f"added {', '.join(device.label for device in joining)}")
             workers = sum(not worker.drained for worker in search.crew.workers)
             search.room_needed = room_needed(search.spec, self._bounds, workers)
+            search.looking = pace_of_turns(workers)
         return Reply(
             gpus=tuple(device.label for device in self.devices),
             added=tuple(device.label for device in joining),

@@ -36,7 +36,7 @@ class Pace:
     """
 
     def __init__(self, seconds: float, apart: float = 0.0, most: float = math.inf) -> None:
-        self._seconds, self._apart, self._most = seconds, apart, most
+        self._seconds, self._apart, self.most = seconds, apart, most
         self._since, self._cpu, self._has_news = -math.inf, 0.0, False
 
     def is_due(self, *, news: bool) -> bool:
@@ -46,7 +46,7 @@ class Pace:
 
     def left(self, *, news: bool) -> float:
         """Seconds until the work is due; 0 or less if it is."""
-        wait = max(min(self._most, self._apart * self._cpu), 0.0 if news or self._has_news else self._seconds)
+        wait = max(min(self.most, self._apart * self._cpu), 0.0 if news or self._has_news else self._seconds)
         return self._since + wait - time.monotonic()
 
     @contextmanager

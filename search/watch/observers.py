@@ -1,6 +1,6 @@
 """Observers of a search: the terminal, ``search status``, the dashboard's study page, a webhook.
 
-The coordinator calls ``watch`` after each epoch, and otherwise every two seconds; with many workers, it does so more
+The coordinator calls ``watch`` after each epoch, and otherwise every five seconds; with many workers, it does so more
 seldom. It does not know the single observers. An observer cannot disturb the search: one that raises is skipped for a
 minute, and its first error is reported.
 """
@@ -33,7 +33,7 @@ class Audience(Protocol):
     """The observers of a search, as its coordinator calls them. They must not delay the coordinator."""
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Called with the current state of the search, after each epoch, and otherwise every two seconds. With many
+        """Called with the current state of the search, after each epoch, and otherwise every five seconds. With many
         workers it is called more seldom, so that snapshots and observers take at most a thirtieth of the time."""
 
     def say(self, line: str, level: int = INFO, /) -> None:

@@ -9,6 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Span, Text
 
+from search.console import without_controls
+
 COLUMNS = 80
 """Width of all output; wider terminals do not get wider bars."""
 
@@ -41,6 +43,7 @@ def table(
     plain, spans = "", list[Span]()  # collected here, because each change of a Text looks at all of it
     for number, row in enumerate(zip(*parts, strict=True)):
         begun, line = len(plain), ""
+        first = len(spans)
         for name, width, cell in zip(columns, widths, row, strict=True):
             blank = " " * (width - cell.cell_len)
             line += "" if name in left else blank
@@ -49,8 +52,8 @@ def table(
             spans += [span.move(at) for span in cell.spans]
             line += cell.plain + (blank if name in left else "") + " " * gap
         line = line.rstrip()
-        if styles and number:
-            spans.append(Span(begun, begun + len(line), styles[number - 1]))
+        if styles and number:  # below the styles of its cells
+            spans.insert(first, Span(begun, begun + len(line), styles[number - 1]))
         plain += line + "\n"
     return Text(plain[:-1], no_wrap=True, spans=spans)
 
@@ -63,13 +66,14 @@ class Entry:
     """Words with a label to the left of their first line. Rich's own tables take many times as long to draw."""
 
     def __init__(self, label: str, words: str, style: str) -> None:
-        self._label, self._words, self._style = label.ljust(LABEL_COLUMNS), Text(words), style
+        self._label, self._words, self._style = label.ljust(LABEL_COLUMNS), words, style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, style = max(1, min(COLUMNS, options.max_width) - LABEL_COLUMNS), console.get_style(self._style)
-        lines = [self._words.plain]  # without control characters, which Text leaves out
-        if "\n" in lines[0] or cell_len(lines[0]) > width:
-            lines = [line.plain for line in self._words.wrap(console, width, overflow="fold")]
+        words = without_controls(self._words).expandtabs()
+        lines = [words]
+        if "\n" in words or cell_len(words) > width:
+            lines = [line.plain for line in Text(words).wrap(console, width, overflow="fold")]
         for number, line in enumerate(lines):
             yield Segment((" " * LABEL_COLUMNS if number else self._label) + line, style)
             yield Segment.line()

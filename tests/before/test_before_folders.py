@@ -1,6 +1,7 @@
 """Studies of before whose pictures lie in folders or files that this version passes over.
 
-The content hashes are those of the commits 24340d5 (2026-11-28), cb62d20, 589ce0c, 89d7449 and 7dab1ef (2026-11-30).
+The content hashes are those of the commits 24340d5 (2026-11-28), cb62d20, 589ce0c, 89d7449, 7dab1ef (2026-11-30) and
+6ca794e (2026-12-01).
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ BEGUN = {
         ("cat", "conda", "dog", "node_modules", "venv"),
         "0ee12b8ccd673b145e32c0427cd9608e88e14bce28a76cbd7b68849c09a6b088",
     ),
+    "servers": ((":2eTrashes", "cat", "dog"), "b20dace548f5ce88ec92296ee383b7f57c177253b74e650367ecf338b64bc8f2"),
+    "servers, of 7dab1ef": (
+        (":2eTrashes", "cat", "dog", "node_modules"),
+        "52ee9d23dda4ba628de35ddc3166df41245246f5f089d7f8a83b2e7b081c5d95",
+    ),
 }
 """What lies in the folder -> the classes and the content hash of a study that was begun with it."""
 
@@ -50,6 +56,8 @@ SAID = {
     "recycled, of cb62d20": "leaves out recycled (4 pictures)",
     "nas": "uses @eaDir (4 pictures)",
     "environments": "uses conda, node_modules, venv (12 pictures)",
+    "servers": "uses :2eTrashes (4 pictures)",
+    "servers, of 7dab1ef": "uses :2eTrashes, node_modules (8 pictures)",
 }
 
 FOLDERS = {
@@ -60,6 +68,7 @@ FOLDERS = {
     "recycled": ("cat", "dog", "recycled"),
     "nas": ("cat", "dog", "@eaDir"),
     "environments": ("cat", "dog", "venv/share", "conda/share", "node_modules"),
+    "servers": ("cat", "dog", ":2eTrashes", "node_modules"),
 }
 
 

@@ -251,7 +251,8 @@ class Bench:
         coordinator.room_needed = room_needed
         coordinator.assign_seconds = math.inf  # which worker gets which trial depends on no clock,
         coordinator.quota.apart = 0  # and neither does which checkpoint is deleted,
-        coordinator.looking, coordinator.showing = Pace(0), Pace(0)  # or how often ``watch`` is called,
+        # or how often ``watch`` is called,
+        coordinator.looking, coordinator.showing = Pace(0, most=coordinator.looking.most), Pace(0)
         coordinator.crew.watched_apart = 0  # or when a drained worker is ended
         return coordinator
 

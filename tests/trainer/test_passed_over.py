@@ -34,6 +34,7 @@ LITTER = [
     ".Trash-1000",
     ".ipynb_checkpoints",
     "__pycache__",
+    ":2eAppleDouble",
 ]
 LITTER_FILES = ["Thumbs.db", "THUMBS.DB:encryptable", "ehthumbs.db", "Icon\r", "000.png:Zone.Identifier", "._000.png"]
 LITTER_FILES += [":2eDS_Store", ":2e_000.png"]

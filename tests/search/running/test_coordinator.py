@@ -18,7 +18,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 import search.study.begun
 import search.study.journal
 from search.errors import TrainingFailed
-from search.running.pace import SHOWN_APART, Pace, pace_of_turns
+from search.running.pace import GATHERED_FOR, SHOWN_APART, Pace, pace_of_turns
 from search.study import events
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
@@ -110,12 +110,20 @@ def test_no_worker_waits_for_the_next_look_at_the_database(bench: Bench) -> None
 def test_only_with_many_workers_a_message_waits_for_others(workers: int, longest: float) -> None:
     pace = pace_of_turns(workers)
     assert pace.is_due(news=True)
+    assert pace.most == pytest.approx(longest)
+
+
+def test_a_message_waits_for_others_for_no_longer_than_its_pace(bench: Bench) -> None:
+    used = bench.coordinator(ScriptedPool(trains, 8), spec_of(trials=4)).looking
+    assert used.most == pytest.approx(8 * GATHERED_FOR)
+    pace = Pace(3600, apart=4, most=60)
     with pace.working():
         until = time.process_time() + 0.1
         while time.process_time() < until:
             pass
-    pace._since = time.monotonic()  # as if the work had taken no time by the clock
-    assert longest - 0.1 < pace.left(news=True) <= longest
+    assert 0.1 < pace.left(news=True) < 1, "four times the CPU time, less the time since the work began"
+    pace.most = 0.002
+    assert pace.left(news=True) <= 0
 
 
 def test_results_that_come_shortly_before_the_end_of_a_stop_are_stored(bench: Bench) -> None:

@@ -24,6 +24,7 @@ from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.coordinator import Coordinator
 from search.running.elastic import Elastic, Gpus, Request, change_gpus, text_of_gpus
+from search.running.pace import GATHERED_FOR
 from search.study.events import Assign
 from search.study.journal import read_journal
 from search.study.lock import own_study
@@ -137,6 +138,7 @@ def test_an_added_gpu_begins_at_once_and_its_checkpoints_need_room(elastic: Elas
     assert ask(elastic, add="1,2")["added"] == ["gpu 1", "gpu 2"]
     assert coordinator.pool.started == [1, 2]
     assert coordinator.room_needed == room_needed(coordinator.spec, BOUNDS, 3)
+    assert coordinator.looking.most == pytest.approx(3 * GATHERED_FOR)
 
 
 def test_the_answer_says_how_long_a_change_lasts() -> None:

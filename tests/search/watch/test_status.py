@@ -297,8 +297,11 @@ class TestTerminal:
         assert max(cell_len(line) for line in lines) <= min(80, width)
         assert "".join(line[8:].replace(" ", "") for line in lines) == words.replace(" ", "")
 
-    def test_an_entry_is_drawn_with_its_control_characters_left_out_and_on_any_terminal(self) -> None:
-        assert shown(Entry("best", "a\rb\x08c\nd", "")) == f"best    abc\n{' ' * 8}d\n"
+    def test_an_entry_shows_no_control_characters_and_is_drawn_on_any_terminal(self) -> None:
+        assert shown(Entry("best", "a\r\x1b[2Jb\x08\tc\nd", "")).replace(" ", "") == "besta\\r\\x1b[2Jb\\x08c\nd\n"
+        tabs = shown(Entry("best", "\t".join("abcdefghij"), "")).splitlines()
+        assert max(map(len, tabs)) <= 80
+        assert "\t" not in "".join(tabs)
         assert shown(Entry("best", "abc", ""), width=4).startswith("best")
 
     def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
