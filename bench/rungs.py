@@ -73,7 +73,7 @@ TASKS = {
         recipe={"crop_padding": 2},
     ),
     "cifar1000": Task(epochs=18, data=ARCHIVE, recipe=SYMMETRIC, per_class=100),
-    "cub100": Task(epochs=18, data=ARCHIVE, recipe=SYMMETRIC),
+    "cub100": Task(epochs=9, data=ARCHIVE, recipe=SYMMETRIC),
 }
 
 

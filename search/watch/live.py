@@ -21,7 +21,7 @@ from search.console import Terminal, drop_output, without_controls
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.progress import Snapshot, WorkerView, nodes_in_words, problems, typical_epoch_seconds
 from search.study.trial import TrialView
-from search.watch.table import COLUMNS, Entry, View, cut, small_bar, table
+from search.watch.table import COLUMNS, Cell, Entry, Table, View, cut, small_bar
 from search.words import clock_time, count, duration, judged_on, megabytes, show
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
@@ -118,13 +118,13 @@ def headline(snapshot: Snapshot) -> str:
     return f"{snapshot.study}: {', '.join(parts)}"
 
 
-def _workers(snapshot: Snapshot) -> Text:
+def _workers(snapshot: Snapshot) -> Table:
     typical = typical_epoch_seconds(snapshot.ended, snapshot.workers)
     objective, workers = COLUMN[snapshot.objective], snapshot.workers[:SHOWN_WORKERS]
-    place: dict[str, list[str | Text | None]] = {"device": [cut(worker.device, 14) or None for worker in workers]}
+    place: dict[str, list[Cell]] = {"device": [cut(worker.device, 14) or None for worker in workers]}
     if nodes_in_words(snapshot.workers):
         place = {"node": ["waiting" if worker.waiting else cut(worker.node, 14) or None for worker in workers]}
-    columns: dict[str, list[str | Text | None]] = {
+    columns: dict[str, list[Cell]] = {
         "worker": [cut(worker.label, 8) or None for worker in workers],
         **place,
         "trial": [_trial_of(worker) for worker in workers],
@@ -140,7 +140,7 @@ def _workers(snapshot: Snapshot) -> Text:
     }
     if not any(columns["worker"]):  # from the database alone, which has only these values
         columns = {name: columns[name] for name in ("trial", "epoch", "", objective)}
-    return table(columns, left=("", "worker", "device", "node"), gap=1)
+    return Table(columns, left=("", "worker", "device", "node"), gap=1)
 
 
 def _trial_of(worker: WorkerView) -> str | None:
@@ -167,10 +167,10 @@ def later(worker: WorkerView, seconds: float) -> WorkerView:
     return worker if waited is None else replace(worker, seconds_since_progress=waited + seconds)
 
 
-def _trials(snapshot: Snapshot, rows: int) -> Text:
+def _trials(snapshot: Snapshot, rows: int) -> Table:
     trials = sorted(snapshot.finished, key=attrgetter("number"))[-rows:]
     objective = COLUMN[snapshot.objective]
-    columns: dict[str, list[str | Text | None]] = {
+    columns: dict[str, list[Cell]] = {
         "trial": [str(trial.number) for trial in trials],
         "state": [trial.state.lower() for trial in trials],
         "epochs": [_epochs(trial, snapshot) for trial in trials],
@@ -178,7 +178,7 @@ def _trials(snapshot: Snapshot, rows: int) -> Text:
         "parameters": [_or_none(trial.num_params, "{:,}") for trial in trials],
         "time": [duration(trial.seconds) for trial in trials],
     }
-    return table(columns, left=("state",), gap=2, styles=[_style(trial, snapshot.best) for trial in trials])
+    return Table(columns, left=("state",), gap=2, styles=[_style(trial, snapshot.best) for trial in trials])
 
 
 def _epochs(trial: TrialView, snapshot: Snapshot) -> str:

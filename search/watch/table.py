@@ -1,13 +1,16 @@
-"""The live view's content, and its tables as plain lines."""
+"""The live view's content, its entries and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
-from rich.text import Span, Text
+from rich.text import Text
 
 from search.console import without_controls
 
@@ -27,39 +30,53 @@ class View:
         return self.content
 
 
-def table(
-    columns: Mapping[str, Sequence[str | Text | None]], *, left: Container[str], gap: int, styles: Sequence[str] = ()
-) -> Text:
-    """A table as plain lines. Rich's own tables take many times as long to draw.
+Cell: TypeAlias = str | Sequence[tuple[str, str]] | None
+"""A cell of a table: words, or pieces of a text with the style of each; "-" stands for None."""
+
+
+class Table:
+    """A table. Rich's own tables take many times as long to draw.
 
     Args:
-        columns: head of each column -> its cells; "-" stands for None.
+        columns: head of each column -> its cells.
         left: heads of the columns that are aligned to the left.
         gap: spaces between two columns.
         styles: the style of each row; "" if not given.
     """
-    parts = [[Text(name, style="dim"), *(_cell(cell) for cell in cells)] for name, cells in columns.items()]
-    widths = [max(cell.cell_len for cell in cells) for cells in parts]
-    plain, spans = "", list[Span]()  # collected here, because each change of a Text looks at all of it
-    for number, row in enumerate(zip(*parts, strict=True)):
-        begun, line = len(plain), ""
-        first = len(spans)
-        for name, width, cell in zip(columns, widths, row, strict=True):
-            blank = " " * (width - cell.cell_len)
-            line += "" if name in left else blank
-            at = begun + len(line)
-            spans += [Span(at, at + len(cell.plain), cell.style)] if cell.style else []
-            spans += [span.move(at) for span in cell.spans]
-            line += cell.plain + (blank if name in left else "") + " " * gap
-        line = line.rstrip()
-        if styles and number:  # below the styles of its cells
-            spans.insert(first, Span(begun, begun + len(line), styles[number - 1]))
-        plain += line + "\n"
-    return Text(plain[:-1], no_wrap=True, spans=spans)
+
+    def __init__(
+        self, columns: Mapping[str, Sequence[Cell]], *, left: Container[str], gap: int, styles: Sequence[str] = ()
+    ) -> None:
+        cells = [[((head, "dim"),), *map(_pieces, column)] for head, column in columns.items()]
+        widths = [max(map(_width, column)) for column in cells]
+        self._styles = ["", *(styles or [""] * (len(cells[0]) - 1))]
+        self._lines = list[list[tuple[str, str]]]()
+        for row in zip(*cells, strict=True):
+            line = list[tuple[str, str]]()
+            for head, width, cell in zip(columns, widths, row, strict=True):
+                blank = " " * (width - _width(cell))
+                before, after = ("", blank) if head in left else (blank, "")
+                line += (((" " * gap if line else "") + before, ""), *cell, (after, ""))
+            self._lines.append(_merged(line))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line, style in zip(self._lines, map(console.get_style, self._styles), strict=True):
+            yield from (Segment(words, style + console.get_style(own)) for words, own in line)
+            yield Segment.line()
 
 
-def _cell(cell: str | Text | None) -> Text:
-    return cell if isinstance(cell, Text) else Text("-" if cell is None else cell)
+def _merged(line: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pieces of a line, without empty ones and with those of one style joined: rich looks at each several times."""
+    parts = groupby((piece for piece in line if piece[0]), key=itemgetter(1))
+    return [("".join(words for words, _ in part), style) for style, part in parts]
+
+
+def _pieces(cell: Cell) -> Sequence[tuple[str, str]]:
+    return (("-" if cell is None else cell, ""),) if cell is None or isinstance(cell, str) else cell
+
+
+def _width(cell: Sequence[tuple[str, str]]) -> int:
+    return sum(cell_len(words) for words, _ in cell)
 
 
 class Entry:
@@ -80,11 +97,12 @@ class Entry:
 
 
 def cut(words: str, width: int) -> str:
-    """Words of at most ``width`` columns, with an ellipsis if some were cut off."""
+    """Words of at most ``width`` columns without control characters, with an ellipsis if some were cut off."""
+    words = without_controls(words)
     return words if cell_len(words) <= width else set_cell_size(words, width - 1) + "…"
 
 
-def small_bar(done: float, total: float) -> Text:
+def small_bar(done: float, total: float) -> Cell:
     """A bar of ten columns."""
     full = int(10 * min(1.0, done / max(1, total)))
-    return Text("━" * full, style="cyan" if full < 10 else "green").append("─" * (10 - full), style="bar.back")
+    return ("━" * full, "cyan" if full < 10 else "green"), ("─" * (10 - full), "bar.back")

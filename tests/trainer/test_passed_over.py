@@ -125,6 +125,7 @@ def after_a_check(runs: Path) -> None:
 def begun_with_postgres(runs: Path) -> None:
     (runs / "studies" / "birds").mkdir(parents=True)
     (runs / "studies" / "birds" / "lock").write_text("")
+    (runs / ":2eDS_Store").write_text("x")  # of an old file server
     (runs / "devices").mkdir()
 
 

@@ -19,7 +19,8 @@ from invented import at_rungs
 from moments import moment, spec_of
 from optuna.trial import TrialState, create_trial
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
+from rich.text import Text
 
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
@@ -43,7 +44,7 @@ from search.watch.live import (
 )
 from search.watch.shown import owner_or_next_command, show_watched
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
-from search.watch.table import Entry
+from search.watch.table import Cell, Entry, Table, cut
 from studies import Faults, StudySpec
 from trainer.kept import read_checked, write_checked
 
@@ -303,6 +304,20 @@ class TestTerminal:
         assert max(map(len, tabs)) <= 80
         assert "\t" not in "".join(tabs)
         assert shown(Entry("best", "abc", ""), width=4).startswith("best")
+
+    def test_a_table_aligns_its_cells_and_a_cell_keeps_its_style_in_that_of_its_row(self) -> None:
+        columns: dict[str, list[Cell]] = {"name": ["a", None], "": [(("==", "cyan"), ("--", "bar.back")), ""]}
+        told = Table(columns | {"n": ["猫", "12,345"]}, left=("name", ""), gap=1, styles=["", "bold red"])
+        assert shown(told).splitlines() == ["name           n", "a    ==--     猫", "-         12,345"]
+        head, first, second, _ = Console(width=80).render_lines(Group(told, Text("end")), pad=False)
+        colour = {
+            piece.text.strip(): str(piece.style and piece.style.color and piece.style.color.name) for piece in first
+        }
+        assert (colour["=="], colour["--"], colour["猫"]) == ("cyan", "grey23", "none")
+        assert all(piece.style and piece.style.dim for piece in head if piece.text.strip())
+        assert all(piece.style and piece.style.bold for piece in second)
+        assert not any(piece.style and piece.style.bold for piece in first)
+        assert cut("gpu\x1b[2J", 40) == "gpu\\x1b[2J"
 
     def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
         text = shown(text_of_snapshot(crowded()))
