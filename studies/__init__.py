@@ -1,6 +1,7 @@
 """Study files, and their content as validated values. Does not import Optuna.
 
-spec       StudySpec: a whole study file, and the values that follow from it; [limit], [search], [faults], [confirm]
+spec       StudySpec: a whole study file, and the values that follow from it; [search], [faults], [confirm]
+limit      [limit]: the largest size of a model
 axes       the settings that [space] may sample; the checks of their ranges and choices, and of known recipes
 objective  the value by which candidates are compared
 final      [final]: the training for an export, and the names of the formats
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from studies.axes import Range, values_of
 from studies.final import Final, Finetune
-from studies.spec import Confirm, Faults, Limit, Search, StudySpec, describe_budget
+from studies.limit import Limit
+from studies.spec import Confirm, Faults, Search, StudySpec, describe_budget
 from trainer.errors import ConfigError, no_room
 from trainer.values import nearest, override, text_of, validate
 

@@ -1,9 +1,7 @@
 """StudySpec: a study file, validated.
 
 Every field has a docstring with its unit, and with its default where the code alone does not show it: here, in axes.py,
-final.py, notify.py and cluster.py, and for [train] and [data] in trainer/config.py and data_config.py.
-
-Long: StudySpec has all tables as fields, and validates them against each other.
+limit.py, final.py, notify.py and cluster.py, and for [train] and [data] in trainer/config.py and data_config.py.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ from studies.axes import (
 )
 from studies.cluster import Cluster
 from studies.final import Final, Selection, view_problem
+from studies.limit import Limit
 from studies.notify import Notify, Track
 from studies.objective import Objective
-from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
-from trainer.results import macs_in_words
+from trainer.config import SIZE_SETTINGS, DataConfig, TrainConfig
 from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,19 +42,6 @@ def _read_recipes(known: object) -> object:
     if isinstance(known, dict):
         raise ValueError("is one table, but must be a list of tables; write [[known]] above each recipe")
     return known
-
-
-UNITS = {"params": "parameters", "macs": "multiply-adds"}
-"""Field of a Limit -> its unit in words."""
-
-
-class Limit(FrozenModel):
-    """The largest size that a model may have."""
-
-    params: int | None = Field(None, ge=1)
-    """Largest number of trainable parameters. Default: no limit."""
-    macs: int | None = Field(None, ge=1)
-    """Largest number of multiply-adds for one picture of the study's size. Default: no limit."""
 
 
 class Search(FrozenModel):
@@ -390,24 +375,6 @@ class StudySpec(FrozenModel):
         values = {name: getattr(config, name) for name in kept | model}
         values |= {"schedule": "constant"} | self.final.finetune.model_dump()
         return TrainConfig.model_validate(values)
-
-
-def fits(size: ModelSize, limit: Limit) -> bool:
-    """Whether a model of this size is within the limit."""
-    return all(excess <= 0 for excess in excesses(size, limit).values())
-
-
-def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
-    """Excess over each limit. At zero or less, the limit is kept (Optuna's convention for constraints)."""
-    limits = {"params": limit.params, "macs": limit.macs}
-    return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
-
-
-def describe_limit(limit: Limit) -> str:
-    """The limit in words."""
-    parts = [f"{limit.params:,} parameters"] if limit.params else []
-    parts += [macs_in_words(limit.macs)] if limit.macs else []
-    return " and ".join(parts) or "no limit"
 
 
 def describe_budget(trainings: float | None, trials: int | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from search.errors import UsageError
 from search.plan.width import WIDEST, Fitter, SizedWidth
 from studies import Limit
-from studies.spec import UNITS, describe_limit, excesses, fits
+from studies.limit import UNITS, describe_limit, excesses, fits
 from trainer.config import ModelSize, TrainConfig
 from trainer.results import gflops
 from trainer.values import validate

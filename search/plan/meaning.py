@@ -21,7 +21,7 @@ from search.words import count, duration, megabytes
 from studies import Limit
 from studies.axes import Value
 from studies.final import Rerank, num_drawn_again
-from studies.spec import describe_limit, fits
+from studies.limit import describe_limit, fits
 from trainer.config import ModelSize
 from trainer.data import BadFile, Duplicate
 from trainer.errors import as_lines, printable

@@ -20,7 +20,7 @@ from search.plan.width import Fitter, Width
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE, Value, annotation_of, numbers_of
 from studies.final import exported_size
-from studies.spec import describe_limit, fits
+from studies.limit import describe_limit, fits
 from trainer.cache import Progress
 from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
 from trainer.errors import ConfigError, LimitError

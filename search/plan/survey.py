@@ -14,7 +14,7 @@ from search.plan.width import Fitter
 from search.process import version_of
 from studies import StudySpec
 from studies.axes import TIMM, values_of
-from studies.spec import fits
+from studies.limit import fits
 from trainer.cache import Progress
 from trainer.config import ModelSize, TrainConfig
 from trainer.kept import recall, write_checked

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from search.process import version_of
 from studies import Limit
-from studies.spec import describe_limit, fits
+from studies.limit import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
 from trainer.errors import LimitError
 from trainer.kept import recall, write_checked

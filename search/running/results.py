@@ -20,8 +20,8 @@ from search.study.sampling import report_step, set_attributes, undo_prune_query
 from search.study.trial import step_word
 from search.workers.crew import Event
 from search.workers.messages import Epoch, Started
+from studies.limit import excesses
 from studies.objective import value_of
-from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
 from trainer.values import Json
 

@@ -29,8 +29,8 @@ from search.study.trial import exportable, outcome_of, rank, size_of, view_of
 from search.words import count, duration, judged_on
 from studies import StudySpec
 from studies.final import Final, exported_size
+from studies.limit import fits
 from studies.objective import Objective, number_of
-from studies.spec import fits
 from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 

@@ -25,8 +25,8 @@ from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS, Ladder
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
 from studies.final import exported_size
+from studies.limit import fits
 from studies.objective import Objective, words_of
-from studies.spec import fits
 from trainer.config import ModelSize
 from trainer.results import macs_in_words
 

@@ -39,8 +39,8 @@ from search.words import count, duration, judged_on, show
 from search.workers.failures import MOST_MICRO_BATCHES
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
+from studies.limit import describe_limit
 from studies.objective import number_of, words_of
-from studies.spec import describe_limit
 
 RECIPES = 5
 """Number of best trials that are shown, and whose settings are compared with the edges of the space."""

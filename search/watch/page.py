@@ -42,8 +42,8 @@ from search.watch.live import headline
 from search.words import count, judged_on, show
 from studies import Range, StudySpec
 from studies.axes import Axis
+from studies.limit import describe_limit
 from studies.objective import number_of, words_of
-from studies.spec import describe_limit
 from trainer.kept import read_checked, write_checked
 from trainer.values import Json
 
