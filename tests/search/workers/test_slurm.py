@@ -219,14 +219,15 @@ def sbatch_file() -> str:
 
 
 @pytest.mark.parametrize(
-    "signalled",
+    "sent",
     [
-        pytest.param(True, id="the time is up", marks=pytest.mark.slow),  # Slurm waits 15 s before it begins again
-        pytest.param(False, id="search stop"),
+        pytest.param("USR1", id="the time is up", marks=pytest.mark.slow),  # Slurm waits 15 s before it begins again
+        pytest.param("TERM", id="preempted"),
+        pytest.param(None, id="search stop"),
     ],
 )
 def test_the_sbatch_file_of_the_documents_requeues_itself_only_when_its_time_is_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster, signalled: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster, sent: str | None
 ) -> None:
     """A program in the place of ``search`` ends with 75 when it is told to stop, and with 0 when it is run again."""
     program = tmp_path / "search"
@@ -251,13 +252,16 @@ def test_the_sbatch_file_of_the_documents_requeues_itself_only_when_its_time_is_
             time.sleep(0.1)
 
     until(lambda: out.exists() and "restart=" in out.read_text())
-    if signalled:
+    if sent == "USR1":
         slurm.ask("scancel", "--batch", "--signal=USR1", job)
         until(lambda: "JobState=COMPLETED" in slurm.ask("scontrol", "show", "job", job))
         begun = "launch birds400 --data /root/birds --gpus slurm --set faults.grace_seconds=250 restart="
         said = [line for line in out.read_text().splitlines() if "DUE TO JOB REQUEUE" not in line]  # Slurm's own, late
         assert [line.replace(str(Path.home()), "/root") for line in said] == [begun, "stopped", f"{begun}1"]
     else:
-        (tmp_path / "stop").touch()
+        if sent == "TERM":
+            slurm.ask("scancel", "--full", "--signal=TERM", job)  # to the script and to the search
+        else:
+            (tmp_path / "stop").touch()
         until(lambda: "JobState=FAILED" in slurm.ask("scontrol", "show", "job", job))
         assert "ExitCode=75:0" in slurm.ask("scontrol", "show", "job", job)
