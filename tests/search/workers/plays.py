@@ -2,7 +2,7 @@
 
 trains  two epochs, then lets go          crashes   says an epoch, prints why, and exits with code 3
 fails   says so, and waits for more       sleeps    says nothing
-keeps   as trains, and appends the number of each epoch to its checkpoint
+keeps   as trains, and appends the number of each epoch to its checkpoint; its first epoch has another file
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from search.workers.messages import Assign, Epoch, Failed, FromWorker, Left, Pla
 from search.workers.pool import Exit
 from studies import Limit
 from trainer.config import DataConfig, EpochResult
+from trainer.kept import move_into_place
 
 COMPLAINT = "ValueError: it was not meant to be"
 
@@ -55,7 +56,11 @@ def play(given: Assign, _times: int = 0) -> Iterator[FromWorker | Exit | None]:
                 print(Path(given.teacher, "config.json").read_text(), file=sys.stderr)
             for number in (1, 2):
                 before = file if file.exists() or given.start is None else Path(given.start)
-                file.write_text(f"{before.read_text() if before.exists() else ''}{number}")
+                partial = file.with_name("checkpoint.partial")
+                partial.write_text(f"{before.read_text() if before.exists() else ''}{number}")
+                move_into_place(partial, file)
+                if not (confusion := file.with_name("confusion.npz")).exists():
+                    confusion.write_text("c")
                 yield epoch(given.trial, number)
         case "fails":
             yield Failed(trial=given.trial, failure=Failure(kind="crash", sentence=COMPLAINT))

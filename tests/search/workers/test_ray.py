@@ -62,7 +62,7 @@ def players(cluster: Cluster) -> list[psutil.Process]:
 
 
 def keeps(folder: Path, trial: int = 0, start: Path | None = None) -> Assign:
-    """A training that appends the number of each epoch to its checkpoint."""
+    """A training that appends the number of each epoch to its checkpoint, and writes another file once."""
     given = assignment("keeps", trial)
     return replace(given, checkpoint=str(folder / "checkpoint"), start=None if start is None else str(start))
 
@@ -74,7 +74,7 @@ def test_a_trainings_files_are_at_home_before_its_epoch_is_heard_and_travel_to_t
     (tmp_path / "before/checkpoint").write_text("s")
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher/config.json").write_text("its teacher")
-    home, heard = tmp_path / "home", list[str]()
+    home, heard, others = tmp_path / "home", list[str](), set[int]()
     home.mkdir()
     (home / "ranks.json").touch()
     unchanged = (home / "ranks.json").stat()
@@ -89,12 +89,15 @@ def test_a_trainings_files_are_at_home_before_its_epoch_is_heard_and_travel_to_t
                 said.append((by, event))
                 if isinstance(event, Epoch):
                     heard.append((home / "checkpoint").read_text())
+                    others.add((home / "confusion.npz").stat().st_ino)
                     pool.send(by, Answer(go_on=True))
     assert heard == ["s1", "s12", "s121", "s1212"]
     assert pool.log_tail(1) == "its teacher"
     assert len(list((ray.folder / "n1").glob("featherweight-*/work/*/training/teacher/config.json"))) == 2
-    assert sorted(file.name for file in home.iterdir()) == ["checkpoint", "checkpoint.previous", "ranks.json"]
+    here = [file.name for file in home.iterdir()]
+    assert sorted(here) == ["checkpoint", "checkpoint.previous", "confusion.npz", "ranks.json"]
     assert (home / "ranks.json").stat().st_ino == unchanged.st_ino, "only changed files go home"
+    assert len(others) == 1, "and each of them once"
     assert (home / "checkpoint.previous").read_text() == "s121"
     (node,) = (ray.folder / "n1").glob("featherweight-*")
     assert len(list(node.glob("work/*/training/checkpoint"))) == 2, "on the node"
@@ -178,6 +181,8 @@ def test_a_worker_without_room_waits_and_is_placed_when_another_gives_its_device
     pool.devices = [replace(device, num_threads=CORES) for device in pool.devices]
     pool.add(pool.devices[0], tmp_path / "2")
     begin(pool, 0)
+    cluster = sys.modules["ray"]
+    wait_for(lambda: cluster.available_resources().get("CPU", 0) == cluster.cluster_resources()["CPU"] - CORES)
     pool.start(1)
     pool.start(2)
     assert [event for _ in range(5) for event in pool.events(0.2)] == []
@@ -198,7 +203,6 @@ def test_on_the_coordinators_own_node_no_file_travels(pool: Pool, ray: Cluster, 
     pool.send(0, keeps(tmp_path / "home"))
     until(pool, has(Left))
     assert (tmp_path / "home/checkpoint").read_text() == "12"
-    assert not (tmp_path / "home/checkpoint.previous").exists()
     assert not list((ray.folder / "n1").glob("featherweight-*/work/*/training"))
 
 
