@@ -197,7 +197,9 @@ def test_a_worker_without_room_waits_and_is_placed_when_another_gives_its_device
 
 
 def test_on_the_coordinators_own_node_no_file_travels(pool: Pool, ray: Cluster, tmp_path: Path) -> None:
-    (own,) = (node["NodeID"] for node in sys.modules["ray"].nodes() if "n1" in node["Resources"])
+    cluster = sys.modules["ray"]
+    wait_for(lambda: any("n1" in node["Resources"] for node in cluster.nodes()))
+    (own,) = (node["NodeID"] for node in cluster.nodes() if "n1" in node["Resources"])
     vars(pool)["_home"] = own
     begin(pool, 0)
     pool.send(0, keeps(tmp_path / "home"))
