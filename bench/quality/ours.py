@@ -15,12 +15,16 @@ from search.policy.promotion import Promotion
 FACTOR = 3
 """``reduction_factor`` of a new study."""
 
+WARMUP = 1
+"""Epochs of warm-up of our own trainer's recorded trainings; of the other tables the warm-up is not known."""
+
 MakeSampler = Callable[[int, Ladder], BaseSampler]
 
 
 def truncated(task: Task) -> Ladder:
     """Rungs on the way of the full training."""
-    return ladder_for(task.epochs, anew=False, factor=FACTOR)
+    warmup = WARMUP if task.kind == "trainings" else 0
+    return ladder_for(task.epochs, anew=False, factor=FACTOR, warmup=warmup)
 
 
 def anew(task: Task) -> Ladder:

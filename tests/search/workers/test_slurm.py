@@ -219,15 +219,16 @@ def sbatch_file() -> str:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "code"),
     [
-        pytest.param("USR1", id="the time is up", marks=pytest.mark.slow),  # Slurm waits 15 s before it begins again
-        pytest.param("TERM", id="preempted"),
-        pytest.param(None, id="search stop"),
+        pytest.param("USR1", 0, id="the time is up", marks=pytest.mark.slow),  # Slurm waits 15 s before it begins again
+        pytest.param("TERM", 75, id="preempted"),
+        pytest.param(None, 75, id="search stop"),
+        pytest.param(None, 137, id="killed"),
     ],
 )
 def test_the_sbatch_file_of_the_documents_requeues_itself_only_when_its_time_is_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster, sent: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster, sent: str | None, code: int
 ) -> None:
     """A program in the place of ``search`` ends with 75 when it is told to stop, and with 0 when it is run again."""
     program = tmp_path / "search"
@@ -237,7 +238,7 @@ def test_the_sbatch_file_of_the_documents_requeues_itself_only_when_its_time_is_
         'echo "$@ restart=$SLURM_RESTART_COUNT"\n'
         '[ -z "$SLURM_RESTART_COUNT" ] || exit 0\n'
         "while [ ! -e stop ]; do sleep 0.1; done\n"
-        "exit 75\n"
+        "exit $(cat stop)\n"
     )
     program.chmod(0o755)
     (tmp_path / "job.sh").write_text(sbatch_file())
@@ -262,6 +263,7 @@ def test_the_sbatch_file_of_the_documents_requeues_itself_only_when_its_time_is_
         if sent == "TERM":
             slurm.ask("scancel", "--full", "--signal=TERM", job)  # to the script and to the search
         else:
-            (tmp_path / "stop").touch()
+            (tmp_path / "code").write_text(str(code))
+            (tmp_path / "code").rename(tmp_path / "stop")
         until(lambda: "JobState=FAILED" in slurm.ask("scontrol", "show", "job", job))
-        assert "ExitCode=75:0" in slurm.ask("scontrol", "show", "job", job)
+        assert f"ExitCode={code}:0" in slurm.ask("scontrol", "show", "job", job)
