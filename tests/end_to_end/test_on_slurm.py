@@ -78,7 +78,7 @@ def test_the_sbatch_file_of_the_documents_requeues_itself_and_the_search_goes_on
     desk.write("steady.toml", STEADY)
     script = next(text for text in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL) if "#SBATCH" in text)
     for old, new in {
-        "--gpus=16 --cpus-per-gpu=8 --mem-per-gpu=32G": "--ntasks=1 --cpus-per-task=1",
+        "--gpus=16 --cpus-per-gpu=4 --mem-per-gpu=32G": "--ntasks=1 --cpus-per-task=1",
         "birds400 --data ~/birds": "steady.toml --trials 2 --set cluster.threads=1",
     }.items():
         assert old in script

@@ -215,7 +215,7 @@ def sbatch_file() -> str:
     """The one of the documents, for this cluster."""
     page = (Path(__file__).parents[3] / "docs/cluster.md").read_text()
     (text,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "#SBATCH" in block)
-    return text.replace("--gpus=16 --cpus-per-gpu=8 --mem-per-gpu=32G", "--gpus=1 --cpus-per-gpu=1 --mem-per-gpu=100")
+    return text.replace("--gpus=16 --cpus-per-gpu=4 --mem-per-gpu=32G", "--gpus=1 --cpus-per-gpu=1 --mem-per-gpu=100")
 
 
 @pytest.mark.parametrize(
