@@ -27,7 +27,7 @@ from search.running.pace import pace_of_turns
 from search.running.stop import owner_here
 from search.study.lock import owner_of
 from search.workers.crew import Worker
-from search.workers.places import parse_places
+from search.workers.places import parse_places, place_of
 from trainer.errors import TrainerError
 from trainer.kept import recall, write_checked
 from trainer.values import FrozenModel, validate
@@ -223,9 +223,9 @@ class Elastic:
     def _new(self, text: str) -> list[WorkerDevice]:
         """The devices to add. Each has as many threads as the present ones of its kind, and a label of its own."""
         joining, spec = list[WorkerDevice](), self._search.spec
+        if place_of(text) != self.devices[0].place:  # before Ray is connected, which takes long
+            raise UsageError(f"--add {text}: the search uses {self.devices[0].label}, and a search is in one place")
         for device in parse_places(text, spec.cluster, spec.search.workers_per_gpu):
-            if device.place != self.devices[0].place:
-                raise UsageError(f"--add {text}: the search uses {self.devices[0].label}, and a search is in one place")
             threads = next((one.num_threads for one in self.devices if one.kind == device.kind), device.num_threads)
             fresh = replace(device, num_threads=threads)
             if device.uuid is None:

@@ -195,6 +195,8 @@ class Crew:
     def drain(self, worker: Worker) -> None:
         """Take away a device: its worker gets no more trials, and ends once it is free."""
         worker.drained = True
+        if worker.process == "none":  # no Exit follows
+            self.pool.release(worker.number)
 
     def idle(self) -> Iterator[Worker]:
         """Workers that are ready and have no trial."""

@@ -20,6 +20,17 @@ from studies import StudySpec
 from studies.cluster import Cluster
 
 
+def place_of(text: str | None) -> Literal["here", "slurm", "ray"]:
+    """The place of the devices that a text asks for."""
+    match (text or "").partition(":")[0]:
+        case "slurm":
+            return "slurm"
+        case "ray":
+            return "ray"
+        case _:
+            return "here"
+
+
 def parse_places(text: str | None, cluster: Cluster, workers_per_gpu: int = 1) -> list[WorkerDevice]:
     """The device of each worker: devices of this machine, see ``parse_devices``, or devices that Slurm or Ray assigns.
 
@@ -36,7 +47,8 @@ def parse_places(text: str | None, cluster: Cluster, workers_per_gpu: int = 1) -
         UsageError: the text has another form; Slurm or the Ray cluster is not there; several workers shall share a GPU
             of a cluster; and as for ``parse_devices``.
     """
-    if text is None or (place := text.partition(":")[0]) not in ("slurm", "ray"):
+    place = place_of(text)
+    if text is None or place == "here":
         return parse_devices(text)
     form = re.fullmatch(r"(?:slurm|ray)(:cpu)?(?::([1-9][0-9]{0,4}))?", text)
     if form is None:

@@ -59,7 +59,8 @@ class RayPool:
         self._home = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(self._home, soft=False)
         remote: Any = ray.remote  # its types know no concurrency groups
-        self._depot = remote(Depot).options(num_cpus=0, max_concurrency=4, scheduling_strategy=here).remote()
+        depot = remote(Depot).options(num_cpus=0, max_concurrency=4, max_restarts=-1, scheduling_strategy=here)
+        self._depot = depot.remote()
         # Method -> its group of threads. These methods can run while ``start`` or ``listen`` runs: for example, a
         # process can be killed while its pictures are fetched.
         methods = {"send": "send", "kill": "kill", "close": "kill", "pid": "kill"}

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import ray
 from filelock import FileLock
+from ray.exceptions import RayError
 
 from search.devices import WorkerDevice
 from search.workers.failures import Failure
@@ -134,10 +135,16 @@ class Host:
     def send(self, message: ToWorker) -> None:
         """Pass a message on to the process. Before a training, its files are fetched."""
         if isinstance(message, Assign):
+            failure: Failure | None = None
             try:
                 message = self._arranged(message)
             except OSError as error:
-                failure = Failure(kind="disk", sentence=f"the node cannot keep a training's files: {error.strerror}")
+                why = error.strerror or _last_line(error)  # an error of the depot has no strerror
+                failure = Failure(kind="disk", sentence=f"the node cannot keep a training's files: {why}")
+            except RayError as error:  # nobody reads the answer of this call, so the coordinator would wait
+                why = _last_line(error)
+                failure = Failure(kind="crash", sentence=f"the node did not get a training's files: {why}")
+            if failure is not None:
                 with self._lock:
                     self._outbox.append(Failed(trial=message.trial, failure=failure))
                 return
@@ -246,6 +253,11 @@ class Host:
 def answer_of(reference: Any, timeout: float | None = None) -> Any:
     """The answer of an actor."""
     return ray.get(reference, timeout=timeout)
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of an error of Ray: the lines before it are a traceback."""
+    return str(error).strip().splitlines()[-1]
 
 
 def _state_of(file: Path) -> tuple[int, ...]:

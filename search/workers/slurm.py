@@ -13,13 +13,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from search.devices import WorkerDevice
 from search.workers.local import worker_command
 from search.workers.messages import FromWorker, from_worker
-from search.workers.piped import PipedPool, Process, without_secrets
+from search.workers.piped import END_SECONDS, PipedPool, Process, without_secrets
 from search.workers.pool import Exit
 from search.workers.worker import EXIT_PREEMPTED
 
@@ -138,6 +139,8 @@ class SlurmPool(PipedPool):
             if entry.step is None:
                 self.end(entry)
         stuck = super().close(patience_seconds)
+        deadline = time.monotonic() + END_SECONDS
         for process in self._cancels:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # Slurm does not answer
+                process.wait(max(0.0, deadline - time.monotonic()))
         return stuck

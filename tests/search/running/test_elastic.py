@@ -218,7 +218,18 @@ def test_workers_of_slurm_are_added_and_drained_by_their_numbers(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ask(elastic, add="slurm:2", drain="slurm:0")["gpus"] == ["slurm:1", "slurm:2"]
     assert [worker.drained for worker in elastic._search.crew.workers] == [True, False, False]
-    assert ask(elastic, add="cpu")["error"] == "--add cpu: the search uses slurm:1, and a search is in one place"
+    for other in ("cpu", "ray:2"):  # nothing is asked of Ray, which is not there
+        error = f"--add {other}: the search uses slurm:1, and a search is in one place"
+        assert ask(elastic, add=other)["error"] == error
+
+
+def test_a_worker_without_a_process_gives_its_device_back_when_it_is_drained(elastic: Elastic) -> None:
+    crew = elastic._search.crew
+    crew.workers[0].process = "none"
+    crew.workers[0].disabled_reason = "no new process of it can start"
+    assert ask(elastic, add="1", drain="0")["gpus"] == ["gpu 1"]
+    assert isinstance(elastic._search.pool, ScriptedPool)
+    assert elastic._search.pool.released == [0]
 
 
 def test_a_study_that_nobody_searches_has_no_gpus(bench: Bench) -> None:

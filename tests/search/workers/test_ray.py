@@ -120,6 +120,33 @@ def test_files_that_cannot_go_home_are_a_failure_of_the_disk_and_the_worker_take
     until(pool, has(Left))
 
 
+def test_files_travel_again_after_the_depots_process_was_killed(pool: Pool, tmp_path: Path) -> None:
+    begin(pool, 0)
+    cluster, depot = sys.modules["ray"], vars(pool)["_depot"]
+    cluster.kill(depot, no_restart=False)
+
+    def answers() -> bool:
+        with contextlib.suppress(cluster.exceptions.RayError):
+            return cluster.get(depot.files.remote(str(tmp_path / "no folder"))) == {}
+        return False
+
+    wait_for(answers)
+    pool.send(0, keeps(tmp_path / "home"))
+    until(pool, has(Left))
+    assert (tmp_path / "home/checkpoint").read_text() == "12"
+
+
+def test_a_node_that_does_not_get_a_trainings_files_fails_it(pool: Pool, tmp_path: Path) -> None:
+    begin(pool, 0)
+    sys.modules["ray"].kill(vars(pool)["_depot"])
+    pool.send(0, keeps(tmp_path / "home", 7))
+    ((_, failed),) = until(pool, has(Failed))
+    assert isinstance(failed, Failed)
+    assert (failed.trial, failed.failure.kind) == (7, "crash")
+    assert failed.failure.sentence.startswith("the node did not get a training's files: ")
+    assert "\n" not in failed.failure.sentence
+
+
 def test_a_damaged_cache_of_a_node_is_fetched_again(pool: Pool, ray: Cluster, digits: Dataset) -> None:
     begin(pool, 0)
     (pictures,) = (ray.folder / "n1").glob(f"featherweight-*/cache/{digits.cache_path.name}/pictures.npy")

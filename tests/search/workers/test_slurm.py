@@ -19,6 +19,7 @@ from slurm import Cluster
 
 from search.devices import WorkerDevice
 from search.errors import UsageError
+from search.workers import slurm as on_slurm
 from search.workers.messages import Ready
 from search.workers.piped import SECRETS
 from search.workers.places import open_pool, parse_places
@@ -103,6 +104,27 @@ def test_a_worker_that_slurm_kills_for_lack_of_memory_has_run_out_of_it(
     pool.start(0)
     assert until(pool, has(Exit)) == [(0, Exit(-signal.SIGKILL, "", out_of_memory=True))]
     pool.close()
+
+
+def test_a_slurm_that_does_not_answer_does_not_hold_the_end_of_a_search_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs stand in for srun and for a scancel that hangs."""
+    step = """echo '{"type": "step", "step": "7.0"}'"""
+    for name, words in (("srun", f"{step}\nexec sleep 60"), ("scancel", "exec sleep 60")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{words}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(on_slurm, "END_SECONDS", 0.2)
+    pool = SlurmPool([WorkerDevice("slurm:0", None, 1, place="slurm")], [tmp_path / "log"], "plays", [])
+    pool.start(0)
+    wait_for(lambda: list(pool.events(0.1)) or pool._processes[0].step)
+    begun = time.monotonic()
+    assert pool.close(patience_seconds=0) == []
+    assert time.monotonic() - begun < 30
+    for process in pool._cancels:
+        process.kill()
+        process.wait()
 
 
 def test_a_coordinator_that_is_killed_takes_its_jobs_with_it(tmp_path: Path, slurm: Cluster) -> None:
